@@ -1,0 +1,1 @@
+"""qaws: a gateway between people and an AI agent, over WebSocket."""

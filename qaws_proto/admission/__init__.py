@@ -1,0 +1,1 @@
+"""Who may come in and what may pass: origins, addresses, tokens, limits, and the gate that asks them in order."""

@@ -1,0 +1,84 @@
+"""Whose address a connection has, behind proxies too, and which addresses may connect (H13, H14)."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from ..config import AddressesConfig, ServerConfig, networks
+from ..wire.http import Request
+
+Address = IPv4Address | IPv6Address
+
+
+_FORWARDED_FOR = re.compile(r'(?:^|[;,\s])for=("[^"]*"|[^;,\s]*)', re.IGNORECASE)  # RFC 7239 section 4
+
+
+def parse_address(text: str | None) -> Address | None:
+    """An address as a transport or a proxy writes it, with or without a port; None where it is none."""
+    if text is None:
+        return None
+    text = text.strip(' \t"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def key_of(address: Address | None) -> str:
+    """What an address is counted under: itself, for IPv6 its /64, since a host has all of one."""
+    if address is None:
+        return "-"
+    if isinstance(address, IPv6Address):
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)
+
+
+class Addresses:
+    """The allow and block lists, and the proxies that are believed."""
+
+    def __init__(self, lists: AddressesConfig, server: ServerConfig) -> None:
+        self._allow = networks(lists.allow)
+        self._block = networks(lists.block)
+        self._proxies = networks(server.trusted_proxies)
+        self._header = server.forwarded_header
+
+    def is_proxy(self, address: Address | None) -> bool:
+        """Whether what this address says about its clients is believed."""
+        return address is not None and any(address in network for network in self._proxies)
+
+    def client(self, peer: Address | None, request: Request) -> Address | None:
+        """The client's address: the peer, or behind trusted proxies the last hop that is not one of them (H13).
+
+        The hops are walked right to left; the first that no trusted proxy vouches for, or that is no address, ends it.
+        """
+        client = peer
+        if not self.is_proxy(peer):
+            return client
+        for hop in reversed(self._hops(request)):
+            address = parse_address(hop)
+            if address is None:
+                break
+            client = address
+            if not self.is_proxy(client):
+                break
+        return client
+
+    def _hops(self, request: Request) -> list[str]:
+        if self._header == "x-forwarded-for":
+            return request.items(self._header)
+        return [hop for value in request.values(self._header) for hop in _FORWARDED_FOR.findall(value)]
+
+    def allows(self, address: Address | None) -> bool:
+        """Whether a client of this address may connect. A pipe (no address) may, unless only some are allowed."""
+        if address is None:
+            return not self._allow
+        if any(address in network for network in self._block):
+            return False
+        return not self._allow or any(address in network for network in self._allow)

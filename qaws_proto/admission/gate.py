@@ -1,0 +1,281 @@
+"""The gate: what every upgrade and every event has to pass, as two ordered tables that users can add to.
+
+A check looks at one applicant and gives None (pass) or a `Refusal`. It runs inside `step`: no I/O, no clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, NamedTuple
+
+from ..clock import Now
+from ..config import WebSocketConfig
+from ..events import ChatMessage, ClientEvent
+from ..faults import Fault
+from ..wire.http import Request
+from .addresses import Address, Addresses, key_of
+from .origins import Origins
+from .ratelimit import RateLimiter
+from .tokens import ANONYMOUS, Principal, TokenVerifier
+
+SUBPROTOCOL = "qaws.v1"
+BEARER_SUBPROTOCOL = "qaws.bearer."
+
+
+class Refusal(NamedTuple):
+    """Why an applicant does not pass. `retry_after` is seconds; `text` replaces the table's where it helps more."""
+
+    fault: Fault
+    retry_after: float | None = None
+    text: str | None = None
+
+
+@dataclass(slots=True)
+class Applicant:
+    """An upgrade at the gate. Checks may read everything; the token check sets `principal`."""
+
+    request: Request
+    peer: Address | None
+    now: Now
+    address: Address | None = None
+    principal: Principal | None = None
+
+
+class Passage(NamedTuple):
+    """An event at the gate. `address_key` is what its address is counted under."""
+
+    event: ClientEvent
+    principal: Principal
+    address_key: str
+    now: Now
+
+
+UpgradeCheck = Callable[["Gate", Applicant], Refusal | None]
+EventCheck = Callable[["Gate", Passage], Refusal | None]
+
+
+class Tally:
+    """How many there are, in all and by address."""
+
+    __slots__ = ("_by_address", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._by_address: dict[str, int] = {}
+
+    def of(self, address_key: str) -> int:
+        """How many of this address."""
+        return self._by_address.get(address_key, 0)
+
+    def enter(self, address_key: str) -> None:
+        """Count one more."""
+        self.total += 1
+        self._by_address[address_key] = self.of(address_key) + 1
+
+    def leave(self, address_key: str) -> None:
+        """Count one less."""
+        self.total -= 1
+        left = self._by_address.pop(address_key) - 1
+        if left:
+            self._by_address[address_key] = left
+
+
+@dataclass(slots=True)
+class Census:
+    """Who is there, kept by the gateway for the gate: upgraded connections by the client's address, and sockets that
+    are not upgraded (yet) by the peer's."""
+
+    draining: bool = False
+    open: Tally = field(default_factory=Tally)
+    knocking: Tally = field(default_factory=Tally)
+
+
+class Gate:
+    """Holds what the checks need, and asks them in order; the first refusal is the answer."""
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        verifier: TokenVerifier | None = None,
+        upgrade_checks: Sequence[UpgradeCheck] = (),
+        event_checks: Sequence[EventCheck] = (),
+    ) -> None:
+        """`verifier` stands in for the configured secret; own checks run after the built-in ones.
+
+        Raises ConfigError where authentication is on and nothing could verify a token.
+        """
+        authentication = config.security.authentication
+        if verifier is None and authentication.enabled:
+            config.require_secret()
+            verifier = TokenVerifier(authentication)
+        self.config = config
+        self.verifier = verifier if authentication.enabled else None
+        self.origins = Origins(config.security.cors)
+        self.addresses = Addresses(config.security.addresses, config.server)
+        self.hosts = frozenset(host.lower() for host in config.server.allowed_hosts)
+        limiting = config.security.rate_limiting
+        self.limiter = RateLimiter(limiting) if limiting.enabled else None
+        self.census = Census()
+        self._upgrade_checks = (*UPGRADE_CHECKS, *upgrade_checks)
+        self._event_checks = (*EVENT_CHECKS, *event_checks)
+
+    def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
+        """Ask every check of an upgrade, in order."""
+        return next((no for check in self._upgrade_checks if (no := check(self, applicant)) is not None), None)
+
+    def admit_event(self, passage: Passage) -> Refusal | None:
+        """Ask every check of an event, in order."""
+        return next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
+
+    def verify(self, token: str, now: Now) -> Principal | None:
+        """The principal of a token, or None."""
+        return None if self.verifier is None else self.verifier.verify(token, now.unix)
+
+    def admit_socket(self, peer: Address | None) -> Refusal | None:
+        """Whether one more socket may knock: they are bounded in all, and for each address that is no proxy (H14)."""
+        knocking, limits = self.census.knocking, self.config.limits
+        if knocking.total >= limits.handshakes:
+            return Refusal(Fault.AT_CAPACITY, self.retry_after)
+        if knocking.of(key_of(peer)) >= limits.connections_per_address and not self.addresses.is_proxy(peer):
+            return Refusal(Fault.ADDRESS_FULL, self.retry_after)
+        return None
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds told to a client that met a full or draining server."""
+        if self.census.draining:
+            return max(1, ceil(self.config.drain.reconnect_after))
+        return self.config.limits.retry_after
+
+
+# ── upgrades, in order: the cheap and the hostile first, tokens last (H10) ───────────────────────────────────────────
+
+
+def host_is_served(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """The Host is one of `allowed_hosts`, where those are set (H11)."""
+    if not gate.hosts:
+        return None
+    host = (applicant.request.value("host") or "").lower()
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return None if host in gate.hosts or name in gate.hosts else Refusal(Fault.WRONG_HOST)
+
+
+def address_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """The client's address is not blocked. Finds the address behind trusted proxies on the way (H13)."""
+    applicant.address = gate.addresses.client(applicant.peer, applicant.request)
+    return None if gate.addresses.allows(applicant.address) else Refusal(Fault.ADDRESS_REFUSED)
+
+
+def origin_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """A page's origin is allowed; no Origin header means that it is no page (H10)."""
+    origins = applicant.request.values("origin")
+    host = applicant.request.value("host") or ""
+    if not origins or (len(origins) == 1 and gate.origins.allows(origins[0], host)):
+        return None
+    return Refusal(Fault.ORIGIN_REFUSED)
+
+
+def node_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """The node is not about to stop and not full (H14)."""
+    if gate.census.draining:
+        return Refusal(Fault.DRAINING, gate.retry_after)
+    if gate.census.open.total >= gate.config.server.max_connections:
+        return Refusal(Fault.AT_CAPACITY, gate.retry_after)
+    return None
+
+
+def address_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """The address has not too many connections already (H14)."""
+    held = gate.census.open.of(key_of(applicant.address))
+    if held >= gate.config.limits.connections_per_address:
+        return Refusal(Fault.ADDRESS_FULL, gate.retry_after)
+    return None
+
+
+def query_holds_no_token(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """No token in the address, where it would end up in logs, unless the configuration takes that (H12)."""
+    if _query_token(applicant.request) is None or gate.config.security.authentication.allow_query_token:
+        return None
+    return Refusal(Fault.QUERY_TOKEN)
+
+
+def token_is_valid(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """A token that came with the request is valid. Without one the connection is asked for it after the upgrade."""
+    if gate.verifier is None:
+        applicant.principal = ANONYMOUS
+        return None
+    token = request_token(applicant.request)
+    if token is not None:
+        applicant.principal = gate.verify(token, applicant.now)
+        if applicant.principal is None:
+            return Refusal(Fault.BAD_TOKEN)
+    return None
+
+
+UPGRADE_CHECKS: tuple[UpgradeCheck, ...] = (
+    host_is_served,
+    address_is_allowed,
+    origin_is_allowed,
+    node_has_room,
+    address_has_room,
+    query_holds_no_token,
+    token_is_valid,
+)
+
+
+def request_token(request: Request) -> str | None:
+    """The token an upgrade came with: as a header, as a subprotocol, or in the query; None where there is none."""
+    authorization = request.value("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+    for subprotocol in request.items("sec-websocket-protocol"):
+        if subprotocol.startswith(BEARER_SUBPROTOCOL):
+            return subprotocol[len(BEARER_SUBPROTOCOL) :]
+    return _query_token(request)
+
+
+def _query_token(request: Request) -> str | None:
+    for pair in request.query.split("&"):
+        name, _, value = pair.partition("=")
+        if name in ("token", "access_token", "jwt"):
+            return value
+    return None
+
+
+# ── events, in order ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rate_is_kept(gate: Gate, passage: Passage) -> Refusal | None:
+    """The user's messages, or without authentication those of the address, stay within the limit (R1, R4)."""
+    if gate.limiter is None or not passage.event.counted:
+        return None
+    key = passage.address_key if passage.principal.expires_at is None else f"user {passage.principal.user_id}"
+    wait = gate.limiter.admit(key, passage.now.mono)
+    return Refusal(Fault.RATE_LIMIT, exact_seconds(wait)) if wait > 0 else None
+
+
+def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
+    """A message names no other user than the token does (PROTOCOL, "Client → server")."""
+    event = passage.event
+    if gate.verifier is None or not isinstance(event, ChatMessage):
+        return None
+    if event.user_id in (None, passage.principal.user_id):
+        return None
+    return Refusal(Fault.FORBIDDEN, text="user_id is not the user of the token")
+
+
+EVENT_CHECKS: tuple[EventCheck, ...] = (rate_is_kept, user_is_the_tokens)
+
+
+def exact_seconds(wait: float) -> float:
+    """A wait rounded up to whole milliseconds, so that a client that keeps it is let in."""
+    return ceil(wait * 1000 + 1e-6) / 1000
+
+
+def details_of(refusal: Refusal) -> dict[str, Any] | None:
+    """The `details` of the error event of a refusal."""
+    return None if refusal.retry_after is None else {"retry_after": refusal.retry_after}

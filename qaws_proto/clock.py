@@ -1,0 +1,101 @@
+"""Time as a value: `Now`, and `Timers`, the one heap of named deadlines of a node."""
+
+from __future__ import annotations
+
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+
+class Now(NamedTuple):
+    """Both clocks, read once a turn by the adapter.
+
+    `mono` is monotonic seconds and drives every deadline; `unix` is wall-clock seconds and decides only
+    token verdicts and printed timestamps (contract C5).
+    """
+
+    mono: float
+    unix: float
+
+
+class Reason(Enum):
+    """Why a timer was set."""
+
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call on every look-up
+
+    HEAD = "the request head is due"
+    AUTH = "the first token is due"
+    HEARTBEAT = "silence: ping, or give up"
+    MESSAGE = "a message in pieces is due"
+    BACKLOG = "frames of an earlier read wait for their turn"
+    SLOW = "a blocked writer has to move"
+    CLOSE = "the answer to our Close is due"
+    LINGER = "the last bytes have had their second"
+    TOKEN = "a token is about to expire"
+    RUN = "an agent has to move or to end"
+    ROLL_UP = "joined chunks are due"
+    GIVE_UP = "a cancelled agent has to be given up"
+    SESSION = "a session has outlived its time"
+    DRAIN = "a drain goes on"
+
+
+Owner = int | str  # a connection's number, or the id of a session or run
+
+
+class Timers:
+    """Named deadlines in seconds of the monotonic clock, the soonest first.
+
+    A name is a reason and its owner. Setting a name again moves it. Reading `soonest` changes nothing.
+    Moving and clearing leave a stale entry in the heap; entries are dropped when they reach the top, or all
+    at once when more than half of the heap is stale, so the heap stays within twice the live timers.
+    """
+
+    __slots__ = ("_count", "_due", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Reason, Owner]] = []
+        self._due: dict[tuple[Reason, Owner], tuple[float, int]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    @property
+    def soonest(self) -> float | None:
+        """The earliest deadline, or None."""
+        return self._heap[0][0] if self._heap else None
+
+    def set(self, reason: Reason, owner: Owner, at: float) -> None:
+        """Set or move the deadline `(reason, owner)` to `at`."""
+        self._count += 1
+        self._due[reason, owner] = (at, self._count)
+        heappush(self._heap, (at, self._count, reason, owner))
+        self._settle()
+
+    def at(self, reason: Reason, owner: Owner) -> float | None:
+        """The deadline of that name, or None where it is not set."""
+        due = self._due.get((reason, owner))
+        return None if due is None else due[0]
+
+    def clear(self, reason: Reason, owner: Owner) -> None:
+        """Forget the deadline; nothing happens where there is none."""
+        if self._due.pop((reason, owner), None) is not None:
+            self._settle()
+
+    def pop_due(self, mono: float) -> tuple[Reason, Owner] | None:
+        """Take out the next name whose deadline has come, or None."""
+        if not self._heap or self._heap[0][0] > mono:
+            return None
+        _, _, reason, owner = heappop(self._heap)
+        del self._due[reason, owner]
+        self._settle()
+        return reason, owner
+
+    def _settle(self) -> None:
+        """Keep the top of the heap live, and the heap within twice its live entries."""
+        heap, due = self._heap, self._due
+        while heap and due.get((heap[0][2], heap[0][3]), (0.0, 0))[1] != heap[0][1]:
+            heappop(heap)
+        if len(heap) > 64 and len(heap) > 2 * len(due):
+            heap[:] = [(at, count, reason, owner) for (reason, owner), (at, count) in due.items()]
+            heapify(heap)

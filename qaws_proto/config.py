@@ -1,0 +1,261 @@
+"""Every setting of a node: its name, default, bounds, unit and reason. Pure: files and environment are read elsewhere.
+
+The names of the `websocket:` section in PROTOCOL ("Configuration") come first; the rest stands beside them. Durations
+are seconds, sizes are bytes unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
+MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Size = Annotated[int, Field(ge=256, le=1 << 30)]
+
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used as it is; the text says which setting and what to do. Holds no secrets."""
+
+
+def _network(text: str) -> str:
+    ip_network(text, strict=False)
+    return text
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not _ORIGIN.match(text):
+        raise ValueError("an origin is scheme://host[:port] with nothing after it, such as http://localhost:3000")
+    return text.lower()
+
+
+Network = Annotated[str, AfterValidator(_network)]
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+def networks(cidrs: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The CIDR texts of a setting as networks."""
+    return tuple(ip_network(cidr, strict=False) for cidr in cidrs)
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+
+
+class ServerConfig(Section):
+    """Where the node listens and how long it waits for a silent peer."""
+
+    host: str = Field(default="localhost", description="address to listen on")
+    port: int = Field(default=8765, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    path: str = Field(default="/", pattern=r"^/[!-~]*$", description="path of the WebSocket")
+    max_connections: Count = Field(default=100, description="open connections on the node; more are refused with 503")
+    timeout: Seconds = Field(default=30, description="seconds a peer has to answer a ping")
+    heartbeat_interval: Seconds = Field(default=30, description="seconds of silence after which the server pings")
+    allowed_hosts: list[str] = Field(default=[], description="host names served (DNS rebinding); empty: any")
+    trusted_proxies: list[Network] = Field(default=[], description="CIDRs of proxies that are believed (H13)")
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        default="x-forwarded-for",
+        description="where those proxies write the client's address; the other header is ignored",
+    )
+
+
+class AuthenticationConfig(Section):
+    """Who may speak: JSON Web Tokens (RFC 7519)."""
+
+    enabled: bool = Field(default=True, description="off: everybody is `anonymous`, or who the message says")
+    jwt_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("jwt_secret", "secret_key"),
+        description="HMAC secret, at least 32 bytes",
+    )
+    algorithm: Literal["HS256"] = Field(default="HS256", description="signature algorithm that belongs to the secret")
+    token_expiry: int = Field(default=3600, ge=1, le=86_400, description="seconds a token issued here lives")
+    issuer: str = Field(default="qa-intelligence", min_length=1, description="`iss` of a token")
+    audience: str = Field(default="websocket-client", min_length=1, description="`aud` of a token")
+    timeout: Seconds = Field(default=10, description="seconds a client has to send its first token")
+    leeway: float = Field(default=30, ge=0, le=300, description="seconds that clocks may differ")
+    max_lifetime: int = Field(
+        default=86_400, ge=1, le=86_400, description="longest accepted `exp` minus `iat`, seconds"
+    )
+    allow_query_token: bool = Field(
+        default=False, description="accept ?token=… in the address (it ends up in logs of proxies)"
+    )
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value().encode()) < HMAC_SECRET_BYTES:
+            raise ValueError(
+                f"the secret is shorter than {HMAC_SECRET_BYTES} bytes; make one with: openssl rand -base64 48"
+            )
+        return secret
+
+
+class CorsConfig(Section):
+    """Which web pages may connect: exact origins (RFC 6454). Programs send no Origin and are not held by this."""
+
+    enabled: bool = Field(default=True, description="off: pages of this very host only")
+    origins: list[Origin] = Field(
+        default=["http://localhost:*", "http://127.0.0.1:*"],
+        description="exact origins; a port `*` stands for any port, a lone `*` for any origin",
+    )
+    methods: list[str] = Field(default=["GET", "POST"], description="answered to a preflight request")
+    headers: list[str] = Field(default=["Content-Type", "Authorization"], description="answered to a preflight request")
+
+
+class RateLimitingConfig(Section):
+    """How many messages a user may send, on all connections together."""
+
+    enabled: bool = Field(default=True, description="off: no limit on messages")
+    requests_per_minute: int = Field(
+        default=60,
+        ge=1,
+        le=100_000,
+        validation_alias=AliasChoices("requests_per_minute", "max_requests_per_minute"),
+        description="messages in every sliding window of 60 s",
+    )
+    burst_size: int = Field(default=10, ge=1, le=100_000, description="messages in every sliding window of 1 s")
+    max_keys: Count = Field(default=100_000, description="users and addresses remembered; the rest share one limit")
+    strikes: Count = Field(default=5, description="refusals in a row after which the connection is closed")
+
+
+class SslConfig(Section):
+    """TLS at the listener."""
+
+    enabled: bool = Field(default=False, description="serve wss:// instead of ws://")
+    cert_file: str | None = Field(default=None, description="PEM file with the certificate chain")
+    key_file: str | None = Field(default=None, description="PEM file with the private key")
+
+
+class AddressesConfig(Section):
+    """Which addresses may connect at all."""
+
+    allow: list[Network] = Field(default=[], description="CIDRs allowed; empty: all")
+    block: list[Network] = Field(default=[], description="CIDRs refused, whatever `allow` says")
+
+
+class SecurityConfig(Section):
+    """Everything that decides who may do what."""
+
+    authentication: AuthenticationConfig = AuthenticationConfig()
+    cors: CorsConfig = CorsConfig()
+    rate_limiting: RateLimitingConfig = RateLimitingConfig()
+    ssl: SslConfig = SslConfig()
+    addresses: AddressesConfig = AddressesConfig()
+
+
+class LoggingConfig(Section):
+    """What an operator sees."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO", description="lowest level logged"
+    )
+    log_connections: bool = Field(default=True, description="one line as a connection opens and one as it closes")
+    log_messages: bool = Field(default=False, description="one line a message, with the beginning of its content")
+    performance_metrics: bool = Field(default=True, description="durations and sizes on the line of each run")
+
+
+class LimitsConfig(Section):
+    """Bounds of every buffer and table (contract C7; defaults of GUARANTEES)."""
+
+    head_size: Size = Field(default=16 * 1024, description="bytes of a request head (H1)")
+    request_line: Size = Field(default=4 * 1024, description="bytes of a request line (H1)")
+    headers: Count = Field(default=64, description="header lines of a request (H1)")
+    head_timeout: Seconds = Field(default=5, description="seconds for the whole request head (H2)")
+    max_message_size: int = Field(
+        default=256 * 1024, ge=1024, le=MESSAGE_SIZE_TOP, description="bytes of one message (F3)"
+    )
+    max_fragments: Count = Field(default=128, description="frames of one message (F4)")
+    message_timeout: Seconds = Field(default=30, description="seconds to finish a message that has begun (F4)")
+    frames_per_second: Count = Field(default=200, description="frames a connection may send, sustained (F8)")
+    frame_burst: Count = Field(default=400, description="frames a connection may send at once (F8)")
+    frames_per_turn: Count = Field(
+        default=64, description="frames of a connection handled before others get their turn (F8)"
+    )
+    handshake_read: Size = Field(default=4 * 1024, description="bytes read at once before the upgrade (H7)")
+    read: Size = Field(default=16 * 1024, description="bytes read at once after the upgrade")
+    inbox: Size = Field(default=64 * 1024, description="bytes of frames waiting for their turn; then reading pauses")
+    out_high: Size = Field(
+        default=256 * 1024, description="bytes waiting for a blocked peer; then its reading and agents pause (C1)"
+    )
+    out_top: Size = Field(default=1024 * 1024, description="bytes waiting for a blocked peer; then it is closed (C1)")
+    write_timeout: Seconds = Field(default=10, description="seconds without progress of a blocked peer (C1)")
+    close_timeout: Seconds = Field(default=5, description="seconds for the answer to our Close (F10)")
+    linger: Seconds = Field(default=1, description="seconds to read and discard behind our half-close (F13)")
+    discard: Size = Field(default=64 * 1024, description="bytes discarded behind a Close (F9)")
+    connections_per_address: Count = Field(default=100, description="connections of one address, IPv6 by /64 (H14)")
+    handshakes: Count = Field(
+        default=256, description="sockets in handshake or closing, beside `max_connections` (H14)"
+    )
+    retry_after: Count = Field(default=5, description="seconds told to a client that met a full server")
+    bad_messages_per_minute: Count = Field(
+        default=10, description="unreadable messages before the connection is closed (M1)"
+    )
+    json_depth: Count = Field(default=32, description="nesting of an event (M4)")
+
+
+class AgentConfig(Section):
+    """How long and how much an agent may answer."""
+
+    timeout: Seconds = Field(default=60, description="seconds an agent may be silent (G1)")
+    max_duration: Seconds = Field(default=600, description="seconds a run may take (G3)")
+    max_response_size: Size = Field(default=8 * 1024 * 1024, description="bytes of one answer (G3)")
+    roll_up: float = Field(default=0.04, ge=0, le=10, description="seconds within which streamed pieces are joined")
+    cancel_grace: Seconds = Field(default=5, description="seconds a cancelled agent has to stop (G5)")
+    max_runs: Count = Field(default=1000, description="messages accepted and not yet answered, on the node (G7)")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="threads for agents that block (G6)")
+
+
+class SessionsConfig(Section):
+    """How much of a conversation is held, and how long."""
+
+    ttl: Seconds = Field(default=3600, description="seconds a session is kept when nobody is attached")
+    per_user: Count = Field(default=16, description="sessions of one user (S4)")
+    max_sessions: Count = Field(default=10_000, description="sessions on the node (S4)")
+    queue: Annotated[int, Field(ge=0, le=1000)] = Field(default=4, description="messages waiting behind a run (G7)")
+    max_events: Count = Field(default=1000, description="events held of one session (S1)")
+    max_bytes: Size = Field(default=1024 * 1024, description="bytes of events held of one session (S1)")
+    known_ids: Count = Field(default=1024, description="message ids remembered in one session (M5)")
+
+
+class DrainConfig(Section):
+    """How a node stops."""
+
+    timeout: Seconds = Field(default=30, description="seconds runs have to finish (D1)")
+    reconnect_after: float = Field(default=1, ge=0, le=3600, description="seconds after which clients should come back")
+    interval: Seconds = Field(
+        default=0.1, description="seconds between two rounds of closes, so that they are spread out"
+    )
+    closes: Count = Field(default=100, description="connections closed in one round")
+
+
+class WebSocketConfig(Section):
+    """The `websocket:` section (PROTOCOL, "Configuration")."""
+
+    enabled: bool = Field(default=True, description="off: `qaws serve` refuses to start")
+    server: ServerConfig = ServerConfig()
+    security: SecurityConfig = SecurityConfig()
+    logging: LoggingConfig = LoggingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    agent: AgentConfig = AgentConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    drain: DrainConfig = DrainConfig()
+
+    def require_secret(self) -> None:
+        """Raise ConfigError where authentication is on and nothing could verify a token."""
+        authentication = self.security.authentication
+        if authentication.enabled and authentication.jwt_secret is None:
+            raise ConfigError(
+                "security.authentication.jwt_secret: authentication is on and there is no secret; set it (for instance "
+                'to "${WEBSOCKET_JWT_SECRET}"), set WEBSOCKET_SECRET_KEY, or turn authentication off'
+            )

@@ -1,0 +1,589 @@
+"""One server connection: its phases, its deadlines, and the joins wire → events → gate.
+
+Every transition of a phase is in `TRANSITIONS`, and made by `_enter`. The connection does not know what a chat is: it
+yields the events that pass the gate, and says what it is told to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .admission.addresses import Address, key_of
+from .admission.gate import SUBPROTOCOL, Applicant, Gate, Passage, Refusal, details_of
+from .admission.ratelimit import FrameBudget
+from .admission.tokens import ANONYMOUS, Principal
+from .clock import Now, Reason, Timers
+from .config import WebSocketConfig
+from .conversation.session import Session
+from .effects import CloseWrite, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
+from .endpoints import answer
+from .events import (
+    Auth,
+    ClientEvent,
+    ClientEvents,
+    Ping,
+    Pong,
+    Refused,
+    ServerEvent,
+    SystemEvent,
+    dump,
+    error_event,
+)
+from .faults import Fault
+from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated
+from .wire.http import Request, check_request, check_upgrade, refusal
+from .wire.link import ByteLink
+
+PROTOCOL_NAME = SUBPROTOCOL
+TOKEN_WARNING = 60.0  # seconds before its end that a token is said to expire (A4)
+BAD_MESSAGE_WINDOW = 60.0  # seconds (M1)
+
+
+class Phase(Enum):
+    """Where a connection is in its life."""
+
+    HANDSHAKING = "handshaking"
+    AUTHENTICATING = "authenticating"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.HANDSHAKING: frozenset({Phase.AUTHENTICATING, Phase.CLOSING, Phase.CLOSED}),
+    Phase.AUTHENTICATING: frozenset({Phase.OPEN, Phase.CLOSING, Phase.CLOSED}),
+    Phase.OPEN: frozenset({Phase.CLOSING, Phase.CLOSED}),
+    Phase.CLOSING: frozenset({Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+
+_TIMERS = (
+    Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.BACKLOG,
+    Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Node:
+    """What the connections of a node share."""
+
+    config: WebSocketConfig
+    gate: Gate
+    events: ClientEvents
+    timers: Timers
+    outbox: Outbox
+    ids: Callable[[], str]
+    ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
+
+
+class Connection:
+    """One socket, from its first byte to its last. Makes effects through the node's outbox."""
+
+    __slots__ = (
+        "_assembling", "_bad", "_blocked", "_budget", "_charged", "_discarded", "_end", "_heard_at", "_link", "_node",
+        "_opened_at", "_paused", "_peer", "_pinged_at", "_pong", "_queue", "_queued", "_strikes", "_warned",
+        "address_key", "epoch", "number", "phase", "principal", "session_id", "sessions",
+    )  # fmt: skip
+
+    def __init__(self, number: int, peer: Address | None, node: Node, now: Now) -> None:
+        self.number = number
+        self.phase = Phase.HANDSHAKING
+        self.principal: Principal | None = None
+        self.address_key = key_of(peer)  # what it is counted under
+        self.session_id = ""  # the connection's own session, opened with its first message
+        self.epoch = ""
+        self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
+        self._node = node
+        self._peer = peer
+        self._link = ByteLink(node.config.limits)
+        self._opened_at = self._heard_at = now.mono
+        self._pinged_at: float | None = None
+        self._budget = FrameBudget()
+        self._charged = 0  # frames that the budget was charged with
+        self._assembling = False  # a message has begun and its deadline is set
+        self._blocked = False
+        self._queue: list[bytes] = []  # frames that wait for a blocked peer
+        self._queued = 0
+        self._pong: bytes | None = None  # the one pong that waits for it (F7)
+        self._paused = False
+        self._strikes = 0  # refusals for the rate, in a row
+        self._bad: list[float] = []  # when it sent what is no JSON
+        self._warned = False
+        self._discarded = 0
+        self._end: tuple[int, str] | None = None  # the close code, or HTTP status, and its word
+        node.timers.set(Reason.HEAD, number, now.mono + node.config.limits.head_timeout)
+        node.gate.census.knocking.enter(self.address_key)
+
+    # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, data: bytes, now: Now) -> Iterator[ClientEvent]:
+        """Bytes came. Yields each event that passes the gate, before anything behind it is looked at."""
+        self._heard_at = now.mono
+        if self.phase is Phase.CLOSING:
+            self._discarded += len(data)
+            if self._discarded > self._node.config.limits.discard:
+                self.drop(now)
+                return
+        self._link.receive(data)
+        yield from self.turn(now)
+
+    def turn(self, now: Now) -> Iterator[ClientEvent]:
+        """Handle what has been received, up to `frames_per_turn`; the rest waits for a timer (F8)."""
+        link, limits = self._link, self._node.config.limits
+        until = link.frames + limits.frames_per_turn
+        while self.phase is not Phase.CLOSED:
+            event = link.next_event(until)
+            if link.frames != self._charged:
+                frames, self._charged = link.frames - self._charged, link.frames
+                if not self._budget.charge(frames, now.mono, limits.frames_per_second, limits.frame_burst):
+                    self._flooded(now)
+                    return
+            if event is None:
+                break
+            if type(event) is TextReceived:
+                admitted = self._text(event.text, now)
+                if admitted is not None:
+                    yield admitted
+            else:
+                self._control(event, now)
+        self._after_turn(now)
+
+    def eof(self, now: Now) -> None:
+        """The peer sends no more: a socket without a reader of Close frames is of no use."""
+        self.drop(now)
+
+    def lost(self, now: Now) -> None:
+        """The transport broke."""
+        self.drop(now)
+
+    def blocked(self, now: Now) -> None:
+        """The transport is full: what is not urgent waits here, and sessions wait in their logs (C1)."""
+        if not self._blocked and self.phase in (Phase.AUTHENTICATING, Phase.OPEN):
+            self._blocked = True
+            self._node.timers.set(Reason.SLOW, self.number, now.mono + self._node.config.limits.write_timeout)
+
+    def drained(self, now: Now) -> None:
+        """The transport has room again."""
+        if not self._blocked:
+            return
+        self._unblock()
+        self._resume_reading()
+
+    # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes messages of sessions now."""
+        return self.phase is Phase.OPEN and not self._blocked
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held for this connection: unread, unfinished and unsent (C7)."""
+        return self._link.held + self._queued + (len(self._pong) if self._pong else 0)
+
+    @property
+    def read_size(self) -> int:
+        """How many bytes to read at once (H7)."""
+        limits = self._node.config.limits
+        return limits.read if self._link.upgraded else limits.handshake_read
+
+    def say(self, message: Encoded) -> None:
+        """Send a session's message; only while `ready`."""
+        self._node.outbox.send(self.number, message.frame)
+
+    def reply(self, event: ServerEvent, now: Now) -> None:
+        """Send an event of the connection itself."""
+        self._send(Encoded(dump(event)).frame, now)
+
+    def refuse(self, refusal: Refusal, now: Now, event: ClientEvent | None = None) -> None:
+        """Answer an event with an error; close where the fault closes, or where limits are ignored (R1)."""
+        fault = refusal.fault
+        correlation_id = event.correlation if event is not None else None
+        self.reply(
+            error_event(fault, text=refusal.text, correlation_id=correlation_id, details=details_of(refusal)), now
+        )
+        if fault is Fault.RATE_LIMIT:
+            self._strikes += 1
+            if self._strikes >= self._node.config.security.rate_limiting.strikes:
+                self.close(Fault.RATE_LIMIT_IGNORED, now)
+        elif fault.value.close is not None and fault is not Fault.INTERNAL:
+            self.close(fault, now)
+
+    def fall_behind(self, now: Now) -> None:
+        """It reads too slowly for what is held for it: it may come back and resume (C1)."""
+        self.close(Fault.SLOW_CONSUMER, now)
+
+    def close(self, fault: Fault, now: Now) -> None:
+        """Send our Close with the fault's code, and wait for the peer's as long as it could be read (F10, F13)."""
+        if self.phase in (Phase.CLOSING, Phase.CLOSED):
+            return
+        row = fault.value
+        if not self._link.upgraded or row.close is None:
+            self.drop(now, row.word)
+            return
+        if fault is Fault.SLOW_CONSUMER:
+            self._queue.clear()
+        self._unblock()
+        node = self._node
+        node.outbox.send(self.number, self._link.close(row.close, row.word))
+        self._end = (row.close, row.word)
+        self._enter(Phase.CLOSING)
+        if self._link.readable:
+            node.timers.set(Reason.CLOSE, self.number, now.mono + node.config.limits.close_timeout)
+        else:
+            self._half_close(now)
+
+    def drop(self, now: Now, word: str = "disconnected") -> None:
+        """Let the transport go, at once and for good."""
+        if self.phase is Phase.CLOSED:
+            return
+        node, upgraded = self._node, self._link.upgraded
+        node.outbox.add_behind_bytes(self.number, DropConnection(self.number))
+        (node.gate.census.open if upgraded else node.gate.census.knocking).leave(self.address_key)
+        code, word = self._end or (1006, word)
+        self._enter(Phase.CLOSED)
+        self._queue.clear()
+        self._queued, self._pong = 0, None
+        self._link.stop()
+        if upgraded:
+            seconds = round(now.mono - self._opened_at, 3)
+            self._note("INFO", "closed", code=code, reason=word, seconds=seconds)
+
+    # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def due(self, reason: Reason, now: Now) -> None:
+        """A timer of this connection fired; BACKLOG is the gateway's to route to `turn`."""
+        if reason is Reason.HEAD:
+            self._refuse_upgrade(Refusal(Fault.HEAD_TIMEOUT), now) if self._link.began else self.drop(now)
+        elif reason is Reason.AUTH:
+            self.close(Fault.AUTH_TIMEOUT, now)
+        elif reason is Reason.HEARTBEAT:
+            self._heartbeat(now)
+        elif reason is Reason.MESSAGE:
+            self.close(Fault.MESSAGE_TIMEOUT, now)
+        elif reason is Reason.SLOW:
+            self.fall_behind(now)
+        elif reason is Reason.TOKEN:
+            self._token_due(now)
+        elif reason in (Reason.CLOSE, Reason.LINGER):
+            self.drop(now)
+
+    def _heartbeat(self, now: Now) -> None:
+        """Ping after silence; give up where even that gives no sign of life (F11). Re-armed, never moved by traffic."""
+        server, timers = self._node.config.server, self._node.timers
+        if self._pinged_at is not None and self._heard_at < self._pinged_at:
+            self.drop(now, Fault.HEARTBEAT_LOST.value.word)
+        elif now.mono - self._heard_at >= server.heartbeat_interval:
+            self._pinged_at = now.mono
+            self._node.outbox.send(self.number, self._link.ping())
+            timers.set(Reason.HEARTBEAT, self.number, now.mono + server.timeout)
+        else:
+            self._pinged_at = None
+            timers.set(Reason.HEARTBEAT, self.number, self._heard_at + server.heartbeat_interval)
+
+    def _token_due(self, now: Now) -> None:
+        """The token is about to end, or has ended; the wall clock is asked again, it may have been put right (A4)."""
+        end = None if self.principal is None else self.principal.expires_at
+        assert end is not None, "the timer is set where there is a token"
+        left = self._token_end(end) - now.unix
+        if left <= 0:
+            self.refuse(Refusal(Fault.TOKEN_EXPIRED), now)
+            return
+        if left <= TOKEN_WARNING and not self._warned:
+            self._warned = True
+            self.reply(SystemEvent(event_name="token_expiring", data={"token_expires_in": int(left)}), now)
+        self._arm_token(left, now)
+
+    def _arm_token(self, left: float, now: Now) -> None:
+        ahead = left - TOKEN_WARNING
+        self._node.timers.set(Reason.TOKEN, self.number, now.mono + (ahead if ahead > 0 else left))
+
+    def _token_end(self, expires_at: float) -> float:
+        """When a connection ends for its token: at `exp`, or with the leeway where that let it in."""
+        return expires_at + (self._node.config.security.authentication.leeway if self._warned is None else 0.0)
+
+    # ── the handshake ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _handshake(self, request: Request, now: Now) -> None:
+        node = self._node
+        node.timers.clear(Reason.HEAD, self.number)
+        fault = check_request(request)
+        if fault is None and request.path != node.config.server.path:
+            status, whole = answer(request, node.gate)
+            self._answer(status, "", whole, now)
+            return
+        if fault is None:
+            fault = check_upgrade(request)
+        if fault is not None:
+            self._refuse_upgrade(Refusal(fault), now)
+            return
+        applicant = Applicant(request, self._peer, now)
+        refused = node.gate.admit_upgrade(applicant)
+        if refused is not None:
+            self._refuse_upgrade(refused, now)
+            return
+        subprotocol = SUBPROTOCOL if SUBPROTOCOL in request.items("sec-websocket-protocol") else None
+        node.outbox.send(self.number, self._link.accept(request, subprotocol))
+        node.gate.census.knocking.leave(self.address_key)
+        self.address_key = key_of(applicant.address)
+        node.gate.census.open.enter(self.address_key)
+        self._enter(Phase.AUTHENTICATING)
+        node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
+        self._note("INFO", "opened", path=request.path)
+        if applicant.principal is not None:
+            self._establish(applicant.principal, now)
+            return
+        timeout = node.config.security.authentication.timeout
+        node.timers.set(Reason.AUTH, self.number, now.mono + timeout)
+        self.reply(SystemEvent(event_name="auth_required", data={"timeout": _whole(timeout)}), now)
+
+    def _refuse_upgrade(self, refused: Refusal, now: Now) -> None:
+        row = refused.fault.value
+        assert row.status is not None
+        retry_after = None if refused.retry_after is None else int(refused.retry_after)
+        self._answer(row.status, row.word, refusal(refused.fault, retry_after), now)
+
+    def knock(self, refused: Refusal | None, now: Now) -> None:
+        """The socket is new: turn it away before it says a word, where there are too many."""
+        if refused is not None:
+            self._refuse_upgrade(refused, now)
+
+    def _answer(self, status: int, word: str, whole: bytes, now: Now) -> None:
+        """One HTTP answer, and the end of the connection (H9)."""
+        self._node.outbox.send(self.number, self._link.refuse(whole))
+        self._end = (status, word)
+        self._enter(Phase.CLOSING)
+        self._half_close(now)
+        if status >= 400:
+            self._note("WARNING", "refused", status=status, reason=word)
+
+    # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _control(self, event: object, now: Now) -> None:
+        """Everything that is no text message."""
+        if isinstance(event, Request):
+            self._handshake(event, now)
+        elif isinstance(event, PingReceived):
+            self._pong_to(event.payload)
+        elif isinstance(event, CloseReceived):
+            self._peer_closed(event.code, now)
+        elif isinstance(event, Violated):
+            self._violated(event.fault, now)
+        elif isinstance(event, BinaryReceived) and self.phase is not Phase.CLOSING:
+            self._link.stop()
+            self.close(Fault.BINARY_REFUSED, now)
+        else:
+            assert isinstance(event, PongReceived | BinaryReceived)  # a pong is a sign of life, and that is all
+
+    def _pong_to(self, payload: bytes) -> None:
+        """Answer a ping at once; while the peer does not read, only the newest (F7)."""
+        pong = self._link.pong(payload)
+        if not pong:
+            return
+        if self._blocked:
+            self._pong = pong
+        else:
+            self._node.outbox.send(self.number, pong)
+
+    def _peer_closed(self, code: int, now: Now) -> None:
+        """Answer the peer's Close with its own code, or take it for the answer to ours."""
+        if self.phase is not Phase.CLOSING:
+            self._unblock()
+            self._node.outbox.send(self.number, self._link.close(code))
+            self._end = (code, "peer")
+            self._enter(Phase.CLOSING)
+        self._half_close(now)
+
+    def _violated(self, fault: Fault, now: Now) -> None:
+        if self.phase is Phase.CLOSING:
+            self._half_close(now)  # no answer to our Close will come
+        elif self.phase is Phase.HANDSHAKING:
+            self._node.timers.clear(Reason.HEAD, self.number)
+            self._refuse_upgrade(Refusal(fault), now)
+        else:
+            self.close(fault, now)
+
+    def _flooded(self, now: Now) -> None:
+        """Over the frame budget: nothing more is read, whatever the phase (F7, F8)."""
+        self._link.stop()
+        if self.phase is Phase.CLOSING:
+            self._half_close(now)
+        else:
+            self.close(Fault.FRAME_FLOOD, now)
+
+    def _after_turn(self, now: Now) -> None:
+        """Set the deadlines that depend on what is left unread or unfinished."""
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+            return
+        link, timers, limits = self._link, self._node.timers, self._node.config.limits
+        if link.unfinished != self._assembling:
+            self._assembling = link.unfinished
+            if self._assembling:
+                timers.set(Reason.MESSAGE, self.number, now.mono + limits.message_timeout)
+            else:
+                timers.clear(Reason.MESSAGE, self.number)
+        if link.waiting:
+            timers.set(Reason.BACKLOG, self.number, now.mono)
+            if link.waiting > limits.inbox:
+                self._pause_reading()
+        elif self._paused:
+            self._resume_reading()
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _text(self, text: str, now: Now) -> ClientEvent | None:
+        """A text message came: the event in it, where it passes the gate and is not for the connection itself."""
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+            return None
+        event = self._node.events.parse(text)
+        if isinstance(event, Refused):
+            self._bad_event(event, now)
+            return None
+        if isinstance(event, Auth):
+            self._authenticate(event, now)
+            return None
+        if self.principal is None:
+            self.refuse(Refusal(Fault.AUTH_REQUIRED), now, event)
+            return None
+        end = self.principal.expires_at
+        if end is not None and now.unix >= self._token_end(end):
+            self.refuse(Refusal(Fault.TOKEN_EXPIRED), now, event)
+            return None
+        refused = self._node.gate.admit_event(Passage(event, self.principal, self.address_key, now))
+        if refused is not None:
+            self.refuse(refused, now, event)
+            return None
+        if event.counted:
+            self._strikes = 0
+        if isinstance(event, Ping):
+            self.reply(Pong(id=event.id), now)
+            return None
+        return event
+
+    def _bad_event(self, refused: Refused, now: Now) -> None:
+        """Say what is wrong with a message that is no event; too many that are not even JSON end it (M1)."""
+        details = {"errors": list(refused.errors)} if refused.errors else None
+        self.reply(error_event(refused.fault, details=details), now)
+        if refused.fault is Fault.INVALID_JSON:
+            self._bad = [at for at in self._bad if at > now.mono - BAD_MESSAGE_WINDOW] + [now.mono]
+            if len(self._bad) >= self._node.config.limits.bad_messages_per_minute:
+                self.close(Fault.BAD_MESSAGE_FLOOD, now)
+
+    def _authenticate(self, event: Auth, now: Now) -> None:
+        """A token: the first one, or one that refreshes it, for the same user only."""
+        if self._node.gate.verifier is None:
+            text = "authentication is off here: no token is needed"
+            self.refuse(Refusal(Fault.INVALID_EVENT, text=text), now)
+            return
+        principal = self._node.gate.verify(event.token, now)
+        if principal is None or (self.principal is not None and principal.user_id != self.principal.user_id):
+            self._note("WARNING", "auth_failed", topic="security")
+            self.refuse(Refusal(Fault.AUTH_FAILED), now)
+        elif self.principal is None:
+            self._node.timers.clear(Reason.AUTH, self.number)
+            self._establish(principal, now)
+        else:
+            self._trust(principal, now)
+            left = self._expires_in(now)
+            self.reply(SystemEvent(event_name="token_refreshed", data={"token_expires_in": left}), now)
+
+    def _establish(self, principal: Principal, now: Now) -> None:
+        """The client is who it says: it is given a session of its own, and may speak."""
+        node = self._node
+        self._trust(principal, now)
+        self._enter(Phase.OPEN)
+        self.session_id, self.epoch = node.ids(), node.ids()
+        self.reply(
+            SystemEvent(
+                event_name="connection_established",
+                data={
+                    "user_id": principal.user_id,
+                    "session_id": self.session_id,
+                    "epoch": self.epoch,
+                    "seq": 0,
+                    "protocol": PROTOCOL_NAME,
+                    "heartbeat_interval": _whole(node.config.server.heartbeat_interval),
+                    "max_message_size": node.config.limits.max_message_size,
+                    "token_expires_in": self._expires_in(now),
+                },
+            ),
+            now,
+        )
+
+    def _trust(self, principal: Principal, now: Now) -> None:
+        self.principal = principal
+        if principal.expires_at is not None:
+            left = principal.expires_at - now.unix
+            self._warned = left <= TOKEN_WARNING  # `token_expires_in` has said it
+            self._arm_token(left, now)
+
+    def _expires_in(self, now: Now) -> int | None:
+        end = None if self.principal is None else self.principal.expires_at
+        return None if end is None else max(0, int(end - now.unix))
+
+    # ── writing and ending ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send(self, frame: bytes, now: Now) -> None:
+        """Send a frame, or keep it while the peer is blocked, within bounds (C1)."""
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+            return
+        if not self._blocked:
+            self._node.outbox.send(self.number, frame)
+            return
+        self._queue.append(frame)
+        self._queued += len(frame)
+        if self._queued > self._node.config.limits.out_top:
+            self.fall_behind(now)
+        elif self._queued > self._node.config.limits.out_high:
+            self._pause_reading()
+
+    def _unblock(self) -> None:
+        """Hand what waits to the transport."""
+        self._blocked = False
+        self._node.timers.clear(Reason.SLOW, self.number)
+        waiting = [*self._queue, self._pong] if self._pong else self._queue
+        if waiting:
+            self._node.outbox.send(self.number, b"".join(waiting))
+        self._queue = []
+        self._queued, self._pong = 0, None
+
+    def _pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._node.outbox.add(PauseReading(self.number))
+
+    def _resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._node.outbox.add(ResumeReading(self.number))
+
+    def _half_close(self, now: Now) -> None:
+        """All is said: flush, half-close, and read and discard a little, so that the peer sees what we said (F13)."""
+        node = self._node
+        node.outbox.add_behind_bytes(self.number, CloseWrite(self.number))
+        node.timers.clear(Reason.CLOSE, self.number)
+        node.timers.set(Reason.LINGER, self.number, now.mono + node.config.limits.linger)
+        self._link.stop()
+
+    def _enter(self, phase: Phase) -> None:
+        """The one place where the phase changes."""
+        assert phase in TRANSITIONS[self.phase], f"{self.phase} does not become {phase}"
+        self.phase = phase
+        if phase in (Phase.CLOSING, Phase.CLOSED):
+            for reason in _TIMERS:
+                self._node.timers.clear(reason, self.number)
+            if phase is Phase.CLOSING:
+                self._resume_reading()
+            self._node.ending.append(self)
+
+    def _note(self, level: str, name: str, *, topic: str = "connection", **fields: Scalar) -> None:
+        user_id = None if self.principal is None or self.principal is ANONYMOUS else self.principal.user_id
+        facts = {"connection": self.number, "address": self.address_key, "user_id": user_id, **fields}
+        self._node.outbox.add(Note(topic, level, name, facts))
+
+
+def _whole(seconds: float) -> int | float:
+    """30, not 30.0."""
+    return int(seconds) if seconds == int(seconds) else seconds

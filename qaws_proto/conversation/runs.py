@@ -1,0 +1,416 @@
+"""Runs: one call of the agent for one accepted message, from its place in the queue to its one terminal event (C8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Literal
+
+from ..clock import Now, Reason, Timers
+from ..config import WebSocketConfig
+from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
+from ..events import AgentChunk, AgentResponse, AgentStepEvent, ChatMessage, ErrorEvent, SystemEvent
+from ..faults import Fault
+from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
+from .session import Session
+
+STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty ones are bounded too
+
+
+class State(Enum):
+    """Where a run is. `STOPPING`: it has ended for the client, and the agent has been told to stop."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    GIVEN_UP = "given up"
+
+
+class Run:
+    """One call of the agent. Belongs to a session, never to a socket."""
+
+    __slots__ = (
+        "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at", "paused", "pending",
+        "pieces", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools", "user_id",
+    )  # fmt: skip
+
+    def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
+        self.id = run_id
+        self.session = session
+        self.user_id = user_id
+        self.message = message
+        self.correlation_id = message.id
+        self.state = State.QUEUED
+        self.paused = False
+        self.submitted_at = self.started_at = self.moved_at = now.mono
+        self.first_chunk_at: float | None = None
+        self.pieces: list[str] = []  # the answer so far
+        self.chars = 0  # its characters
+        self.size = 0  # bytes of it and of the steps
+        self.pending: list[str] = []  # pieces that wait to be joined
+        self.sent = 0  # characters sent as chunks
+        self.last_sent = float("-inf")
+        self.reasoning: list[str] = []
+        self.tools: dict[str, None] = {}
+
+
+class Runs:
+    """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
+
+    def __init__(self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str]) -> None:
+        self._config = config.agent
+        self._queue = config.sessions.queue
+        self._metrics = config.logging.performance_metrics
+        self._timers = timers
+        self._outbox = outbox
+        self._ids = ids
+        self._runs: dict[str, Run] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def given_up(self) -> int:
+        """Runs whose agents do not stop; they keep their place (G5)."""
+        return sum(run.state is State.GIVEN_UP for run in self._runs.values())
+
+    def find(self, run_id: str) -> Run | None:
+        """A run that has not ended for its client."""
+        run = self._runs.get(run_id)
+        return run if run is not None and run.state in (State.QUEUED, State.RUNNING) else None
+
+    def find_by_message(self, session: Session, message_id: str) -> Run | None:
+        """The same, by the id of its message."""
+        run_id = session.known.get(message_id)
+        return None if run_id is None else self.find(run_id)
+
+    # ── from acceptance to the start ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, session: Session, user_id: str, message: ChatMessage, now: Now) -> Run | Fault:
+        """Accept a message: start its run, or let it wait behind the session's others; or why not (G7)."""
+        if len(self._runs) >= self._config.max_runs:
+            return Fault.OVERLOADED
+        if session.current is not None and len(session.waiting) >= self._queue:
+            return Fault.BUSY
+        run = Run(self._ids(), session, user_id, message, now)
+        self._runs[run.id] = run
+        position = 0 if session.current is None else len(session.waiting) + 1
+        if message.id is not None:
+            session.remember(message.id, run.id)
+            data: dict[str, Scalar] = {
+                "run_id": run.id,
+                "position": position,
+                "duplicate": False,
+                "content": message.content,
+            }
+            session.say(self._system("message_accepted", run, data), now)
+        if position == 0:
+            self._start(run, now)
+        else:
+            session.waiting.append(run)
+        return run
+
+    def position(self, run_id: str) -> int:
+        """How many runs of its session are before it; 0 for one that has begun or ended."""
+        run = self._runs.get(run_id)
+        return run.session.waiting.index(run) + 1 if run is not None and run.state is State.QUEUED else 0
+
+    def _start(self, run: Run, now: Now) -> None:
+        message = run.message
+        run.session.current = run
+        run.state = State.RUNNING
+        run.started_at = run.moved_at = now.mono
+        self._timers.set(Reason.RUN, run.id, self._deadline(run))
+        metadata: Mapping[str, Any] = message.metadata or {}
+        self._outbox.add(StartRun(run.id, run.session.id, run.user_id, message.content, message.stream, metadata))
+
+    def _start_next(self, session: Session, now: Now) -> None:
+        session.current = None
+        if session.waiting:
+            run = session.waiting.popleft()
+            if run.correlation_id is not None:  # it was told a position; now it has reached the front
+                session.say(self._system("run_started", run, {"run_id": run.id}), now)
+            self._start(run, now)
+
+    # ── what the agent does ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def started(self, event: RunStarted, now: Now) -> None:
+        """An agent that waited for a thread begins."""
+        run = self._running(event.run_id)
+        if run is not None:
+            run.moved_at = now.mono
+
+    def chunk(self, event: RunChunk, now: Now) -> None:
+        """The agent yielded a piece of text."""
+        run = self._running(event.run_id)
+        if run is None:
+            return
+        text, size = _clean(event.content)
+        if text is None:
+            self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent yields text"), stop=True)
+            return
+        run.moved_at = now.mono
+        if not self._grow(run, size, now) or not text:
+            return
+        if run.first_chunk_at is None:
+            run.first_chunk_at = now.mono
+        run.pieces.append(text)
+        run.chars += len(text)
+        if run.message.stream:
+            run.pending.append(text)
+            due = run.last_sent + self._config.roll_up
+            if now.mono >= due:
+                self._flush(run, now)
+            elif len(run.pending) == 1:
+                self._timers.set(Reason.ROLL_UP, run.id, due)
+
+    def step(self, event: RunStep, now: Now) -> None:
+        """The agent told what it does."""
+        run = self._running(event.run_id)
+        if run is None:
+            return
+        name, name_size = _clean(event.name or "")
+        content, content_size = _clean(event.content or "")
+        kind = _STEP_KINDS.get(event.kind) if isinstance(event.kind, str) else None
+        if kind is None or name is None or content is None:
+            self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's step has a known kind and text"), stop=True)
+            return
+        run.moved_at = now.mono
+        if not self._grow(run, STEP_OVERHEAD + name_size + content_size, now):
+            return
+        if kind == "reasoning":
+            run.reasoning.append(content)
+        elif name:
+            run.tools[name] = None
+        if run.message.stream:
+            self._flush(run, now)
+            session = run.session
+            session.say(
+                AgentStepEvent(
+                    kind=kind, name=name or None, content=content or None,
+                    session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+                ), now,
+            )  # fmt: skip
+            self._pull(run)
+
+    def finished(self, event: RunFinished, now: Now) -> None:
+        """The agent is done; the answer is what it returned, or else the pieces it yielded."""
+        run = self._runs.get(event.run_id)
+        if run is None:
+            return
+        if run.state is not State.RUNNING:
+            self._retire(run, now)
+            return
+        answer = "".join(run.pieces)
+        texts = (*event.reasoning_steps, *event.tools_used)
+        if event.content is not None or not all(isinstance(text, str) for text in texts):
+            text, size = _clean(event.content)
+            if text is None or not all(isinstance(text, str) for text in texts):
+                self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
+                return
+            if text.startswith(answer):  # the rest, so that the chunks of a streamed answer are the whole of it
+                rest = text[len(answer) :]
+                if run.message.stream and rest:
+                    run.pending.append(rest)
+                size -= run.size
+            answer, run.chars = text, len(text)
+            if not self._grow(run, max(size, 0), now, stop=False):
+                return
+        if not self._grow(run, sum(len(text) + STEP_OVERHEAD for text in texts), now, stop=False):
+            return
+        run.reasoning += [_clean(text)[0] or "" for text in event.reasoning_steps]
+        run.tools.update((_clean(text)[0] or "", None) for text in event.tools_used)
+        self._respond(run, answer, "completed", now)
+        self._note(run, "completed", now)
+        self._retire(run, now)
+
+    def failed(self, event: RunFailed, now: Now) -> None:
+        """The agent raised, or has stopped after a `CancelRun`."""
+        run = self._runs.get(event.run_id)
+        if run is None:
+            return
+        if run.state is State.RUNNING:
+            self._fail(run, Fault.AGENT_ERROR, now, event.cause)
+        else:
+            self._retire(run, now)
+
+    # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cancel(self, run: Run, now: Now) -> None:
+        """End a run that `find` gave, with the text it has; a waiting one is never started."""
+        queued = run.state is State.QUEUED
+        self._respond(run, "".join(run.pieces), "cancelled", now)
+        self._note(run, "cancelled", now)
+        if queued:
+            run.session.waiting.remove(run)
+            del self._runs[run.id]
+        else:
+            self._stop(run, now)
+
+    def cancel_all(self, session: Session, now: Now) -> None:
+        """End every run of a session, the waiting ones first, and let go of one that is being stopped."""
+        for run in list(reversed(session.waiting)):
+            self.cancel(run, now)
+        current = session.current
+        if current is not None:
+            if current.state is State.RUNNING:
+                self.cancel(current, now)
+            self._give_up(current)
+
+    def due(self, reason: Reason, run_id: str, now: Now) -> None:
+        """A timer of a run fired."""
+        run = self._runs[run_id]
+        if reason is Reason.ROLL_UP:
+            self._flush(run, now)
+        elif reason is Reason.GIVE_UP:
+            self._give_up(run)
+            self._outbox.add(Note("run", "WARNING", "run_given_up", {"run_id": run.id, "given_up": self.given_up}))
+            self._start_next(run.session, now)
+        elif now.mono >= (deadline := self._deadline(run)):
+            self._fail(run, Fault.AGENT_TIMEOUT, now, stop=True)
+        else:  # it has moved since the timer was set
+            self._timers.set(Reason.RUN, run.id, deadline)
+
+    def caught_up(self, session: Session, now: Now) -> None:
+        """A reader of the session is up to date again, or gone: pull the agent where it was held back (C1)."""
+        run = session.current
+        if run is not None and run.paused and not session.lagging:
+            run.paused = False
+            run.moved_at = now.mono
+            self._timers.set(Reason.RUN, run.id, self._deadline(run))
+            self._outbox.add(ResumeRun(run.id))
+
+    def _running(self, run_id: str) -> Run | None:
+        """The run, where what its agent does still counts."""
+        run = self._runs.get(run_id)
+        return run if run is not None and run.state is State.RUNNING else None
+
+    def _deadline(self, run: Run) -> float:
+        """When the run has to have moved or ended (G1, G3). One that is held back cannot move."""
+        end = run.started_at + self._config.max_duration
+        return end if run.paused else min(run.moved_at + self._config.timeout, end)
+
+    def _grow(self, run: Run, size: int, now: Now, *, stop: bool = True) -> bool:
+        """Count bytes of the answer; False where the run failed of them (G3)."""
+        run.size += size
+        if run.size <= self._config.max_response_size:
+            return True
+        self._fail(run, Fault.RESPONSE_TOO_LARGE, now, stop=stop)
+        return False
+
+    def _flush(self, run: Run, now: Now) -> None:
+        """Send the pieces that wait, joined."""
+        if not run.pending:
+            return
+        self._timers.clear(Reason.ROLL_UP, run.id)
+        content = run.pending[0] if len(run.pending) == 1 else "".join(run.pending)
+        run.pending.clear()
+        session = run.session
+        session.say(
+            AgentChunk(
+                content=content, offset=run.sent,
+                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+            ), now,
+        )  # fmt: skip
+        run.sent += len(content)
+        run.last_sent = now.mono
+        self._pull(run)
+
+    def _pull(self, run: Run) -> None:
+        """Hold the agent back where a reader is too far behind (C1)."""
+        if not run.paused and run.state is State.RUNNING and run.session.lagging:
+            run.paused = True
+            self._outbox.add(PauseRun(run.id))
+
+    def _respond(self, run: Run, content: str, status: Literal["completed", "cancelled"], now: Now) -> None:
+        self._flush(run, now)
+        session = run.session
+        took = 0.0 if run.state is State.QUEUED else round(now.mono - run.started_at, 6)
+        session.say(
+            AgentResponse(
+                content=content, status=status, user_id=run.user_id, processing_time=took,
+                reasoning_steps=run.reasoning, tools_used=list(run.tools),
+                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+            ), now,
+        )  # fmt: skip
+
+    def _fail(
+        self, run: Run, fault: Fault, now: Now, cause: BaseException | None = None, *, stop: bool = False
+    ) -> None:
+        """End a run with an error. `stop`: its agent goes on and has to be cancelled."""
+        self._flush(run, now)
+        error_id = self._ids()
+        session, row = run.session, fault.value
+        assert row.code is not None
+        session.say(
+            ErrorEvent(
+                error_code=row.code, error_message=row.text, details={"error_id": error_id},
+                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+            ), now,
+        )  # fmt: skip
+        self._note(run, row.code, now, error_id, cause)
+        if stop:
+            self._stop(run, now)
+        else:
+            self._retire(run, now)
+
+    def _stop(self, run: Run, now: Now) -> None:
+        """Tell the agent to stop. The session's next message waits for its end, but not for ever (G5)."""
+        run.state = State.STOPPING
+        self._timers.clear(Reason.RUN, run.id)
+        self._timers.set(Reason.GIVE_UP, run.id, now.mono + self._config.cancel_grace)
+        self._outbox.add(CancelRun(run.id))
+
+    def _give_up(self, run: Run) -> None:
+        """Wait no longer for an agent that was told to stop. It keeps its place on the node until it ends."""
+        self._timers.clear(Reason.GIVE_UP, run.id)
+        run.state = State.GIVEN_UP
+
+    def _retire(self, run: Run, now: Now) -> None:
+        """The agent has ended: its place is free, and the session's next message begins."""
+        del self._runs[run.id]
+        self._timers.clear(Reason.RUN, run.id)
+        self._timers.clear(Reason.GIVE_UP, run.id)
+        if run.session.current is run:
+            self._start_next(run.session, now)
+
+    def _system(self, name: str, run: Run, data: dict[str, Scalar]) -> SystemEvent:
+        session = run.session
+        return SystemEvent(
+            event_name=name, data=data,
+            session_id=session.id, seq=session.next_seq, correlation_id=run.correlation_id,
+        )  # fmt: skip
+
+    def _note(
+        self, run: Run, end: str, now: Now, error_id: str | None = None, cause: BaseException | None = None
+    ) -> None:
+        fields: dict[str, Scalar] = {
+            "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end,
+        }  # fmt: skip
+        if error_id is not None:
+            fields["error_id"] = error_id
+        if self._metrics:
+            fields["seconds"] = round(now.mono - run.started_at, 6)
+            fields["queued_seconds"] = round(run.started_at - run.submitted_at, 6)
+            fields["characters"] = run.chars
+            if run.first_chunk_at is not None:
+                fields["first_chunk_seconds"] = round(run.first_chunk_at - run.started_at, 6)
+        self._outbox.add(Note("run", "ERROR" if error_id else "INFO", "run_ended", fields, cause))
+
+
+_STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]] = {
+    "reasoning": "reasoning", "tool_started": "tool_started", "tool_finished": "tool_finished",
+}  # fmt: skip
+
+
+def _clean(text: object) -> tuple[str | None, int]:
+    """An agent's text and its bytes in UTF-8, lone surrogates replaced (G4); None where it is no text."""
+    if not isinstance(text, str):
+        return None, 0
+    if text.isascii():
+        return text, len(text)
+    try:
+        return text, len(text.encode())
+    except UnicodeEncodeError:
+        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return clean, len(clean.encode())

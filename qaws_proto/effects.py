@@ -1,0 +1,139 @@
+"""What must be done: imperatives returned by `Gateway.step`, one small value each; `Outbox` collects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Scalar = str | int | float | bool | None
+
+
+class SendBytes(NamedTuple):
+    """Write `data` to the peer."""
+
+    connection: int
+    data: bytes
+
+
+class CloseWrite(NamedTuple):
+    """Say that nothing more will be written (half-close), after what was written has gone out."""
+
+    connection: int
+
+
+class DropConnection(NamedTuple):
+    """Close the transport at once and forget the connection."""
+
+    connection: int
+
+
+class PauseReading(NamedTuple):
+    """Read no more from the peer until `ResumeReading`."""
+
+    connection: int
+
+
+class ResumeReading(NamedTuple):
+    """Read from the peer again."""
+
+    connection: int
+
+
+class StartRun(NamedTuple):
+    """Call the agent; answer with `RunChunk`, `RunStep` and one `RunFinished` or `RunFailed`."""
+
+    run_id: str
+    session_id: str
+    user_id: str
+    content: str
+    stream: bool
+    metadata: Mapping[str, str | int | float | bool]
+
+
+class CancelRun(NamedTuple):
+    """Stop the agent. Its end is still reported, and frees its place."""
+
+    run_id: str
+
+
+class PauseRun(NamedTuple):
+    """Pull no more pieces from the agent until `ResumeRun`: a reader is behind (C1)."""
+
+    run_id: str
+
+
+class ResumeRun(NamedTuple):
+    """Pull pieces from the agent again."""
+
+    run_id: str
+
+
+class Note(NamedTuple):
+    """Something an operator may want to see. Adapters turn notes into logs and metrics.
+
+    `topic` is `connection`, `message`, `run`, `security` or `node`; `level` a name of the standard logging levels.
+    `cause` is what an agent or a user's check raised; it is for the log alone (C12).
+    """
+
+    topic: str
+    level: str
+    name: str
+    fields: Mapping[str, Scalar]
+    cause: BaseException | None = None
+
+
+class Drained(NamedTuple):
+    """A drain or stop is over: no connection is left."""
+
+
+ConnectionEffect = SendBytes | CloseWrite | DropConnection | PauseReading | ResumeReading
+RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
+Effect = ConnectionEffect | RunEffect | Note | Drained
+
+
+class Outbox:
+    """The effects of one turn, in order; what is sent to one connection within a turn becomes one `SendBytes`.
+
+    Bytes wait until the turn ends, or until another effect on the same connection must come after them.
+    """
+
+    __slots__ = ("_bytes", "_effects")
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self._bytes: dict[int, bytes | list[bytes]] = {}
+
+    def send(self, connection: int, data: bytes) -> None:
+        """Write `data`, joined with what this turn has for the connection already."""
+        held = self._bytes.get(connection)
+        if held is None:
+            self._bytes[connection] = data
+        elif type(held) is list:
+            held.append(data)
+        else:
+            self._bytes[connection] = [held, data]  # type: ignore[list-item]
+
+    def add(self, effect: Effect) -> None:
+        """Add an effect that has no order against bytes in this turn."""
+        self._effects.append(effect)
+
+    def add_behind_bytes(self, connection: int, effect: ConnectionEffect) -> None:
+        """Add an effect that must come after the bytes this turn has for the connection."""
+        held = self._bytes.pop(connection, None)
+        if held is not None:
+            self._effects.append(SendBytes(connection, _joined(held)))
+        self._effects.append(effect)
+
+    def take(self) -> list[Effect]:
+        """End the turn: all its effects."""
+        effects = self._effects
+        self._effects = []
+        if self._bytes:
+            for connection, held in self._bytes.items():
+                effects.append(SendBytes(connection, _joined(held)))
+            self._bytes = {}
+        return effects
+
+
+def _joined(held: bytes | list[bytes]) -> bytes:
+    return held if isinstance(held, bytes) else b"".join(held)

@@ -1,0 +1,340 @@
+"""The JSON events of PROTOCOL: what a client may send, what a server says, and how both are parsed and dumped.
+
+A client event is one Pydantic model with a literal `type`; `ClientEvents` holds the ones a node understands and parses
+text into them. Everything here is strict: unknown fields, wrong types, doubled keys and numbers that other JSON
+parsers read differently are refused (GUARANTEES M1 to M4).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from .faults import Fault
+
+CONTENT_LENGTH = 10_000  # characters of a chat message (PROTOCOL)
+ID_LENGTH = 64  # characters of a message id (PROTOCOL)
+NAME_LENGTH = 128  # characters of a session id, a user id and a metadata key
+TOKEN_LENGTH = 8 * 1024  # bytes of a token (A8)
+METADATA_ENTRIES = 32  # (PROTOCOL)
+METADATA_LENGTH = 4096  # characters of one metadata string
+SAFE_INTEGER = 2**53 - 1  # RFC 8259 section 6: integers beyond are not the same everywhere
+NUMBER_LENGTH = 32  # characters of a number's text (M3)
+LOCATIONS = 5  # places named in the answer to a wrong event (M2)
+
+
+# ── what a client sends ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("NUL")
+    return text
+
+
+NoNul = AfterValidator(_no_nul)
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), NoNul]
+Integer = Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+MetadataText = Annotated[str, Field(max_length=METADATA_LENGTH), NoNul]
+
+
+def _one_error(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """One error for the whole union, instead of one for each of its members."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("metadata_value", "a string, a number or a boolean") from None
+
+
+MetadataValue = Annotated[MetadataText | bool | Integer | Number, WrapValidator(_one_error)]
+
+
+class ClientEvent(BaseModel):
+    """Base of every event a client may send; subclass it with a literal `type` to add one (docs/extending.md)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    type: str
+    #: Whether `requests_per_minute` counts it. What is not counted is bounded by the frame budget alone.
+    counted: ClassVar[bool] = True
+
+    @property
+    def correlation(self) -> str | None:
+        """What of the event is echoed as `correlation_id` where it is refused."""
+        return None
+
+
+class Auth(ClientEvent):
+    """The token: the first one, or one that refreshes it."""
+
+    counted = False
+
+    type: Literal["auth"]
+    token: Annotated[str, Field(min_length=1, max_length=TOKEN_LENGTH, repr=False), NoNul]
+
+
+class ChatMessage(ClientEvent):
+    """A message to the agent."""
+
+    type: Literal["chat_message"]
+    content: Annotated[str, Field(min_length=1, max_length=CONTENT_LENGTH), NoNul]
+    id: Annotated[str, Field(min_length=1, max_length=ID_LENGTH), NoNul] | None = None
+    session_id: Name | None = None
+    user_id: Name | None = None
+    stream: bool = False
+    metadata: Annotated[dict[Name, MetadataValue], Field(max_length=METADATA_ENTRIES)] | None = None
+
+    @property
+    def correlation(self) -> str | None:
+        return self.id
+
+
+class Cancel(ClientEvent):
+    """Stop a run, named by exactly one of its id and the id of its message."""
+
+    counted = False
+
+    type: Literal["cancel"]
+    run_id: Name | None = None
+    correlation_id: Annotated[str, Field(min_length=1, max_length=ID_LENGTH), NoNul] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Cancel:
+        if (self.run_id is None) == (self.correlation_id is None):
+            raise PydanticCustomError("run_id_or_correlation_id", "exactly one of run_id and correlation_id")
+        return self
+
+
+class Ping(ClientEvent):
+    """An application ping, for clients that cannot send WebSocket pings (browsers)."""
+
+    counted = False
+
+    type: Literal["ping"]
+    id: Annotated[str, Field(max_length=ID_LENGTH), NoNul] | None = None
+
+
+class Refused(NamedTuple):
+    """Why a text is no event: INVALID_JSON, UNKNOWN_EVENT or INVALID_EVENT with up to five `{"loc", "type"}`."""
+
+    fault: Fault
+    errors: tuple[Mapping[str, Any], ...] = ()
+
+
+_NO_OBJECT = Refused(Fault.INVALID_JSON)
+
+
+class ClientEvents:
+    """The client events a node understands; `parse` turns one text into one of them."""
+
+    def __init__(self, models: Sequence[type[ClientEvent]], depth: int) -> None:
+        self.types = tuple(model.model_fields["type"].annotation.__args__[0] for model in models)  # type: ignore[union-attr]
+        if len(set(self.types)) != len(self.types):
+            raise ValueError(f"two client events have the same type: {', '.join(sorted(self.types))}")
+        union: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 - built at run time
+        self._validator = TypeAdapter(union).validator
+        self._depth = depth
+
+    def parse(self, text: str) -> ClientEvent | Refused:
+        """One event, or why there is none. Nothing of the text is in the refusal but names of fields."""
+        if text.count("[") + text.count("{") > self._depth and _nesting(text) > self._depth:
+            is_object = text.lstrip(" \t\r\n").startswith("{")
+            return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_deep"},)) if is_object else _NO_OBJECT
+        try:
+            event: ClientEvent = self._validator.validate_json(text)
+        except ValidationError as error:
+            return _refusal(error)
+        # Pydantic takes the last of doubled keys and numbers of any length. Where the text has exactly one colon for
+        # each field it set, no key can be doubled; otherwise (a colon in a string, metadata) the text is read again.
+        if text.count(":") != len(event.model_fields_set):
+            try:
+                json.loads(text, object_pairs_hook=_unique, parse_int=_safe_integer, parse_float=_short)
+            except _NotStrict as error:
+                return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": str(error)},))
+        return event
+
+
+class _NotStrict(ValueError):
+    """The text is JSON, but two parsers could read it differently."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise _NotStrict("doubled_key")
+
+
+def _short(text: str) -> None:
+    if len(text) > NUMBER_LENGTH:
+        raise _NotStrict("number_too_long")
+
+
+def _safe_integer(text: str) -> None:
+    _short(text)
+    if abs(int(text)) > SAFE_INTEGER:
+        raise _NotStrict("integer_too_large")
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|([\[{])|([\]}])', re.DOTALL)
+
+
+def _nesting(text: str) -> int:
+    """How deep the brackets outside of strings nest."""
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(text):
+        if match[1]:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match[2]:
+            depth -= 1
+    return deepest
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_MANY = 256  # beyond it a text is an attack, and spelling out its errors would be the point of it
+
+
+def _refusal(error: ValidationError) -> Refused:
+    if error.error_count() > _MANY:
+        return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_many_errors"},))
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[0]["type"]
+    if first in ("json_invalid", "model_attributes_type", "model_type", "dict_type"):
+        if len(found[0]["loc"]) == 0:
+            return _NO_OBJECT
+    elif first == "union_tag_invalid" and len(found[0]["loc"]) == 0:
+        return Refused(Fault.UNKNOWN_EVENT)
+    return Refused(Fault.INVALID_EVENT, tuple(_location(one["loc"], one["type"]) for one in found[:LOCATIONS]))
+
+
+def _location(loc: tuple[int | str, ...], kind: str) -> Mapping[str, Any]:
+    """Where and what, without the union's tag in front; a name that is no plain short name is not repeated."""
+    if kind == "union_tag_not_found":
+        return {"loc": ["type"], "type": "missing"}
+    named = [part if isinstance(part, int) or _PLAIN_NAME.match(part) else "?" for part in loc[1:6]]
+    return {"loc": named, "type": kind}
+
+
+# ── what a server says ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ServerEvent(BaseModel):
+    """Base of every event a server sends. Fields that are None are left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+
+
+class SessionEvent(ServerEvent):
+    """An event that belongs to a session's log: `seq` is its place there, counted from 1."""
+
+    session_id: str
+    seq: int
+    run_id: str | None = None
+    correlation_id: str | None = None
+
+
+class AgentResponse(SessionEvent):
+    """The end of a run that was answered or cancelled. `processing_time` is seconds."""
+
+    type: Literal["agent_response"] = "agent_response"
+    content: str
+    user_id: str
+    processing_time: float
+    reasoning_steps: list[str] = []
+    tools_used: list[str] = []
+    status: Literal["completed", "cancelled"]
+
+
+class AgentChunk(SessionEvent):
+    """A piece of an answer. `offset` counts the characters (code points) sent before it."""
+
+    type: Literal["agent_chunk"] = "agent_chunk"
+    content: str
+    offset: int
+
+
+class AgentStepEvent(SessionEvent):
+    """What an agent does on its way."""
+
+    type: Literal["agent_step"] = "agent_step"
+    kind: Literal["reasoning", "tool_started", "tool_finished"]
+    name: str | None = None
+    content: str | None = None
+
+
+class SystemEvent(ServerEvent):
+    """Something about the connection, the session or the server."""
+
+    type: Literal["system_event"] = "system_event"
+    event_name: str
+    data: dict[str, str | int | float | bool | None]
+    session_id: str | None = None
+    seq: int | None = None
+    correlation_id: str | None = None
+
+
+class ErrorEvent(ServerEvent):
+    """A refusal, or (with `run_id`) the end of a run that failed."""
+
+    type: Literal["error"] = "error"
+    error_code: str
+    error_message: str
+    details: dict[str, Any] | None = None
+    session_id: str | None = None
+    seq: int | None = None
+    run_id: str | None = None
+    correlation_id: str | None = None
+
+
+class Pong(ServerEvent):
+    """The answer to `ping`."""
+
+    type: Literal["pong"] = "pong"
+    id: str | None = None
+
+
+ServerEvents = AgentResponse | AgentChunk | AgentStepEvent | SystemEvent | ErrorEvent | Pong
+_SERVER: TypeAdapter[ServerEvents] = TypeAdapter(Annotated[ServerEvents, Field(discriminator="type")])
+
+
+def parse_server_event(text: str | bytes) -> ServerEvents:
+    """One event of a server, for clients. Raises pydantic.ValidationError (a ValueError) on anything else."""
+    return _SERVER.validate_json(text)
+
+
+def dump(event: ServerEvent) -> bytes:
+    """The event as UTF-8 JSON, fields that are None left out (but not those inside `data`)."""
+    payload: bytes = event.__pydantic_serializer__.to_json(event, exclude_none=True)
+    return payload
+
+
+def error_event(
+    fault: Fault,
+    *,
+    text: str | None = None,
+    correlation_id: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> ErrorEvent:
+    """The `error` event of a fault; `text` replaces the table's where more can be said to help."""
+    row = fault.value
+    assert row.code is not None, f"{fault} has no error code"
+    return ErrorEvent(
+        error_code=row.code, error_message=text or row.text, details=details, correlation_id=correlation_id
+    )

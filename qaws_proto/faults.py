@@ -1,0 +1,113 @@
+"""The one table of everything that can go wrong: what the peer is told, whose fault it is, and whether to try again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Blame(Enum):
+    """Who has to change something so that it does not happen again."""
+
+    PEER = "peer"
+    SERVER = "server"
+    AGENT = "agent"
+    NOBODY = "nobody"
+
+
+class Retry(Enum):
+    """What a client does after the fault (PROTOCOL, close codes, "come back?")."""
+
+    NO = "no"
+    YES = "yes"
+    BACK_OFF = "back_off"
+    LATER = "later"  # after `retry_after` seconds
+    NEW_TOKEN = "new_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault on the wire: before the upgrade `status`; after it an `error` event `code`, a close code `close`, or both.
+
+    `word` is the reason of a close frame and the body of a response: short, fixed, never input.
+    `text` is the `error_message` for people.
+    """
+
+    blame: Blame
+    retry: Retry
+    word: str
+    text: str
+    status: int | None = None
+    close: int | None = None
+    code: str | None = None
+
+
+PEER, SERVER, AGENT, NOBODY = Blame.PEER, Blame.SERVER, Blame.AGENT, Blame.NOBODY
+NO, YES, BACK_OFF, LATER, NEW_TOKEN = Retry.NO, Retry.YES, Retry.BACK_OFF, Retry.LATER, Retry.NEW_TOKEN
+
+
+class Fault(Enum):
+    """FAULTS: every row by its name. `Fault.X.value` is the row."""
+
+    # Before the upgrade (PROTOCOL, "Before the upgrade"; GUARANTEES H1 to H14)
+    BAD_REQUEST = Row(PEER, NO, "bad request", "Malformed request", status=400)
+    BAD_UPGRADE = Row(PEER, NO, "bad upgrade", "Malformed WebSocket upgrade", status=400)
+    BODY_REFUSED = Row(PEER, NO, "body refused", "A request body is not accepted here", status=400)
+    QUERY_TOKEN = Row(PEER, NO, "token in query", "A token does not belong in the address", status=400)
+    BAD_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Authentication failed", status=401)
+    ORIGIN_REFUSED = Row(PEER, NO, "origin refused", "This origin is not allowed", status=403)
+    ADDRESS_REFUSED = Row(PEER, NO, "address refused", "This address is not allowed", status=403)
+    NOT_FOUND = Row(PEER, NO, "not found", "Nothing is served at this path", status=404)
+    METHOD_REFUSED = Row(PEER, NO, "method not allowed", "This method is not allowed here", status=405)
+    HEAD_TIMEOUT = Row(PEER, YES, "request timeout", "The request head did not arrive in time", status=408)
+    LINE_TOO_LONG = Row(PEER, NO, "uri too long", "The request line is too long", status=414)
+    WRONG_HOST = Row(PEER, NO, "misdirected", "This host is not served here", status=421)
+    NOT_WEBSOCKET = Row(PEER, NO, "upgrade required", "This path speaks WebSocket, version 13", status=426)
+    ADDRESS_FULL = Row(PEER, LATER, "too many connections", "Too many connections from this address", status=429)
+    HEAD_TOO_BIG = Row(PEER, NO, "head too large", "The request head is too large", status=431)
+    AT_CAPACITY = Row(SERVER, LATER, "at capacity", "The server is full", status=503, close=1013)
+    DRAINING = Row(NOBODY, LATER, "draining", "The server is about to stop", status=503, close=1012)
+    BAD_VERSION = Row(PEER, NO, "http version", "Only HTTP/1.1 is spoken here", status=505)
+
+    # Frames (GUARANTEES F1 to F13)
+    PROTOCOL_VIOLATION = Row(PEER, NO, "protocol error", "WebSocket protocol violation", close=1002)
+    BINARY_REFUSED = Row(PEER, NO, "binary refused", "Binary messages are not accepted", close=1003)
+    INVALID_UTF8 = Row(PEER, NO, "invalid utf-8", "Text is not valid UTF-8", close=1007)
+    MESSAGE_TOO_BIG = Row(PEER, NO, "message too big", "The message is too big", close=1009)
+    TOO_MANY_FRAGMENTS = Row(PEER, NO, "too fragmented", "The message has too many fragments", close=1009)
+    MESSAGE_TIMEOUT = Row(PEER, YES, "message timeout", "The message was not finished in time", close=1008)
+    FRAME_FLOOD = Row(PEER, YES, "frame flood", "Too many frames", close=1008)
+    BAD_MESSAGE_FLOOD = Row(PEER, YES, "bad messages", "Too many unreadable messages", close=1008)
+    SLOW_CONSUMER = Row(PEER, YES, "slow_consumer", "The client reads too slowly", close=1008)
+    HEARTBEAT_LOST = Row(PEER, YES, "heartbeat", "The peer has gone silent")
+
+    # Authentication (GUARANTEES A1 to A10, M6)
+    AUTH_REQUIRED = Row(PEER, NEW_TOKEN, "auth required", "Authenticate first", close=4401, code="AUTH_REQUIRED")
+    AUTH_FAILED = Row(PEER, NEW_TOKEN, "auth failed", "Authentication failed", close=4401, code="AUTH_FAILED")
+    AUTH_TIMEOUT = Row(PEER, YES, "auth timeout", "No token came in time", close=4408)
+    TOKEN_EXPIRED = Row(PEER, NEW_TOKEN, "token expired", "The token has expired", close=4401, code="TOKEN_EXPIRED")
+    FORBIDDEN = Row(PEER, NO, "forbidden", "This is not allowed with this token", code="FORBIDDEN")
+
+    # Events (GUARANTEES M1 to M5, R1)
+    INVALID_JSON = Row(PEER, NO, "invalid json", "The message is not a JSON object", code="INVALID_JSON")
+    INVALID_EVENT = Row(
+        PEER, NO, "invalid event", "The event has missing, wrong or unknown fields", code="INVALID_EVENT"
+    )
+    UNKNOWN_EVENT = Row(PEER, NO, "unknown event", "There is no event of this type", code="UNKNOWN_EVENT")
+    RATE_LIMIT = Row(PEER, LATER, "rate limit", "Rate limit exceeded", code="RATE_LIMIT")
+    RATE_LIMIT_IGNORED = Row(PEER, LATER, "rate limit", "Rate limit exceeded", close=4429)
+    BUSY = Row(PEER, YES, "busy", "This session has enough messages waiting", code="BUSY")
+    TOO_MANY_SESSIONS = Row(PEER, YES, "sessions", "This user has enough sessions in use", code="BUSY")
+    OVERLOADED = Row(SERVER, LATER, "overloaded", "The server has too much to do", code="OVERLOADED")
+    STOPPING = Row(NOBODY, LATER, "stopping", "The server is about to stop", code="OVERLOADED")
+    RUN_NOT_FOUND = Row(PEER, NO, "run not found", "There is no such run", code="RUN_NOT_FOUND")
+
+    # Agents (GUARANTEES G1 to G8)
+    AGENT_ERROR = Row(AGENT, YES, "agent error", "The agent failed", code="AGENT_ERROR")
+    AGENT_TIMEOUT = Row(AGENT, YES, "agent timeout", "The agent took too long", code="AGENT_TIMEOUT")
+    RESPONSE_TOO_LARGE = Row(AGENT, NO, "response too large", "The answer grew too large", code="RESPONSE_TOO_LARGE")
+
+    # The server itself
+    INTERNAL = Row(SERVER, BACK_OFF, "internal", "Something went wrong here", status=500, close=1011, code="INTERNAL")
+    GOING_AWAY = Row(NOBODY, LATER, "going away", "The server stops", close=1001)
+    RESTARTING = Row(NOBODY, LATER, "restarting", "The server restarts", close=1012)

@@ -1,0 +1,403 @@
+"""The node: one pure function from what happened to what must be done.
+
+    effects = gateway.step(input, now)   # perform them in order
+    gateway.wake_at                      # when to call with TimerFired, in seconds of the monotonic clock, or None
+
+Owns no socket, clock, task, thread, logger or random source; docs/embedding.md shows how to drive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .admission.addresses import parse_address
+from .admission.gate import EventCheck, Gate, Refusal, UpgradeCheck
+from .admission.tokens import Principal, TokenVerifier
+from .clock import Now, Reason, Timers
+from .config import WebSocketConfig
+from .connection import Connection, Node, Phase
+from .conversation.runs import Run, Runs
+from .conversation.session import Session, Sessions
+from .effects import Drained, Effect, Note, Outbox, Scalar
+from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, ServerEvent, SystemEvent
+from .faults import Fault
+from .inputs import (
+    BytesReceived,
+    ConnectionLost,
+    ConnectionOpened,
+    DrainRequested,
+    EofReceived,
+    Input,
+    RunChunk,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStep,
+    StopRequested,
+    TimerFired,
+    WriteBlocked,
+    WriteDrained,
+)
+
+
+class EventContext:
+    """What the handler of an event may use: who sent it, when, and how to answer."""
+
+    __slots__ = ("_connection", "_outbox", "event", "now")
+
+    def __init__(self, connection: Connection, outbox: Outbox, event: ClientEvent, now: Now) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self.event = event
+        self.now = now
+
+    @property
+    def principal(self) -> Principal:
+        """Who the connection speaks for."""
+        assert self._connection.principal is not None
+        return self._connection.principal
+
+    @property
+    def session_id(self) -> str:
+        """The connection's own session."""
+        return self._connection.session_id
+
+    def reply(self, event: ServerEvent) -> None:
+        """Answer with an event, to this connection alone."""
+        self._connection.reply(event, self.now)
+
+    def refuse(self, fault: Fault, text: str | None = None, retry_after: float | None = None) -> None:
+        """Answer with an error, and close where the fault says so."""
+        self._connection.refuse(Refusal(fault, retry_after, text), self.now, self.event)
+
+    def note(self, name: str, level: str = "INFO", **fields: Scalar) -> None:
+        """Tell the operator something."""
+        self._outbox.add(Note("message", level, name, {"connection": self._connection.number, **fields}))
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """A client event that a user adds: its model, and what is done with it. The handler runs inside `step`: no I/O."""
+
+    model: type[ClientEvent]
+    handler: Callable[[EventContext, Any], None]
+
+
+class Gateway:
+    """A whole node. `step` is the only way to change it; nothing that a peer or an agent does makes it raise (C1)."""
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        ids: Callable[[], str],
+        verifier: TokenVerifier | None = None,
+        events: Sequence[EventType] = (),
+        upgrade_checks: Sequence[UpgradeCheck] = (),
+        event_checks: Sequence[EventCheck] = (),
+    ) -> None:
+        """`ids` gives a new unguessable text a call (128 random bits); it is the node's only source of randomness.
+
+        Raises ConfigError where the configuration cannot be used.
+        """
+        gate = Gate(config, verifier=verifier, upgrade_checks=upgrade_checks, event_checks=event_checks)
+        models: list[type[ClientEvent]] = [Auth, ChatMessage, Cancel, Ping, *(event.model for event in events)]
+        self._outbox = Outbox()
+        self._timers = Timers()
+        self._node = Node(config, gate, ClientEvents(models, config.limits.json_depth), self._timers, self._outbox, ids)
+        self._config = config
+        self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
+            event.model: event.handler for event in events
+        }
+        self._connections: dict[int, Connection] = {}
+        self._newest = -1
+        self._sessions = Sessions(config.sessions, config.limits, self._timers)
+        self._runs = Runs(config, self._timers, self._outbox, ids)
+        self._drain_until: float | None = None
+        self._drained = False
+        self._refusals_noted: dict[str, float] = {}
+        self._routes: dict[type, Callable[[Any, Now], None]] = {
+            BytesReceived: self._bytes_received,
+            ConnectionOpened: self._connection_opened,
+            ConnectionLost: self._connection_lost,
+            EofReceived: self._eof_received,
+            WriteBlocked: self._write_blocked,
+            WriteDrained: self._write_drained,
+            TimerFired: self._timer_fired,
+            RunStarted: self._runs.started,
+            RunChunk: self._runs.chunk,
+            RunStep: self._runs.step,
+            RunFinished: self._runs.finished,
+            RunFailed: self._runs.failed,
+            DrainRequested: self._drain_requested,
+            StopRequested: self._stop_requested,
+        }
+
+    def step(self, event: Input, now: Now) -> list[Effect]:
+        """Take one thing that happened at `now`; the things that must be done, in order.
+
+        Raises TypeError for what is no input and ValueError for a connection number that was never opened, or opened
+        twice: mistakes of the caller, which leave the node as it was.
+        """
+        route = self._routes.get(type(event))
+        if route is None:
+            raise TypeError(f"{type(event).__name__} is no input of a gateway")
+        route(event, now)
+        if self._node.ending:
+            self._settle(now)
+        return self._outbox.take()
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next timer is due, in seconds of the monotonic clock; None where none is set. Changes nothing."""
+        return self._timers.soonest
+
+    @property
+    def connections(self) -> int:
+        """Sockets that are not closed."""
+        return len(self._connections)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions held."""
+        return len(self._sessions)
+
+    @property
+    def runs(self) -> int:
+        """Messages accepted whose agents have not ended."""
+        return len(self._runs)
+
+    def buffered_bytes(self, connection: int) -> int:
+        """Bytes held for a connection, of what it sent and of what waits for it; 0 where it is closed.
+
+        Never above `limits.inbox + limits.read + limits.max_message_size + limits.out_top`, one message and one pong
+        more (C7).
+        """
+        held = self._connections.get(connection)
+        return 0 if held is None else held.buffered
+
+    def read_size(self, connection: int) -> int:
+        """How many bytes to read from a connection at once."""
+        held = self._connections.get(connection)
+        return self._config.limits.read if held is None else held.read_size
+
+    # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connection_opened(self, event: ConnectionOpened, now: Now) -> None:
+        if event.connection <= self._newest:
+            raise ValueError(f"connection {event.connection} is not greater than {self._newest}, the newest so far")
+        peer = parse_address(event.peer)
+        self._newest = event.connection
+        refused = self._node.gate.admit_socket(peer)
+        connection = Connection(event.connection, peer, self._node, now)
+        self._connections[event.connection] = connection
+        connection.knock(refused, now)
+
+    def _find(self, number: int) -> Connection | None:
+        """The connection; None where it is closed."""
+        connection = self._connections.get(number)
+        if connection is None and number > self._newest:
+            raise ValueError(f"connection {number} was never opened")
+        return connection
+
+    def _bytes_received(self, event: BytesReceived, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            self._handle_all(connection, connection.receive(event.data, now), now)
+
+    def _eof_received(self, event: EofReceived, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            connection.eof(now)
+
+    def _connection_lost(self, event: ConnectionLost, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            connection.lost(now)
+
+    def _write_blocked(self, event: WriteBlocked, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            connection.blocked(now)
+
+    def _write_drained(self, event: WriteDrained, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is None:
+            return
+        connection.drained(now)
+        for session in connection.sessions.values():
+            if connection.ready:
+                session.catch_up(connection.number)
+                self._runs.caught_up(session, now)
+
+    def _settle(self, now: Now) -> None:
+        """Take the connections that end out of the tables."""
+        ending = self._node.ending
+        while ending:
+            connection = ending.pop()
+            for session in connection.sessions.values():
+                self._sessions.detach(session, connection.number, now)
+                self._runs.caught_up(session, now)
+            connection.sessions.clear()
+            if connection.phase is Phase.CLOSED:
+                self._connections.pop(connection.number, None)
+        self._check_drained()
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _handle_all(self, connection: Connection, events: Iterable[ClientEvent], now: Now) -> None:
+        for event in events:
+            if type(event) is ChatMessage:
+                self._chat(connection, event, now)
+            elif type(event) is Cancel:
+                self._cancel(connection, event, now)
+            else:
+                self._custom(connection, event, now)
+
+    def _chat(self, connection: Connection, message: ChatMessage, now: Now) -> None:
+        principal = connection.principal
+        assert principal is not None
+        if self._drain_until is not None:
+            connection.refuse(Refusal(Fault.STOPPING, self._node.gate.retry_after), now, message)
+            return
+        session = self._open_session(connection, principal, message.session_id or connection.session_id)
+        if isinstance(session, Fault):
+            connection.refuse(self._refusal(session), now, message)
+            return
+        self._sessions.attach(session, connection)
+        connection.sessions[session.number] = session
+        if message.id is not None and message.id in session.known:
+            self._point_to(connection, session, message.id, now)
+            return
+        user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
+        run = self._runs.submit(session, user_id, message, now)
+        if isinstance(run, Fault):
+            connection.refuse(self._refusal(run), now, message)
+        elif self._config.logging.log_messages:
+            fields: dict[str, Scalar] = {"connection": connection.number, "session_id": session.id, "run_id": run.id}
+            self._outbox.add(Note("message", "INFO", "accepted", {**fields, "content": message.content}))
+
+    def _open_session(self, connection: Connection, principal: Principal, session_id: str) -> Session | Fault:
+        own = session_id == connection.session_id
+        session = self._sessions.find(principal.user_id, session_id)
+        if session is not None:
+            return session
+        epoch = connection.epoch if own else self._node.ids()
+        return self._sessions.open(principal.user_id, session_id, epoch, bounded=self._node.gate.verifier is not None)
+
+    def _point_to(self, connection: Connection, session: Session, message_id: str, now: Now) -> None:
+        """A message id that was here before runs nothing: its run is pointed to (M5)."""
+        run_id = session.known[message_id]
+        position = self._runs.position(run_id)
+        connection.reply(
+            SystemEvent(
+                event_name="message_accepted", data={"run_id": run_id, "position": position, "duplicate": True},
+                session_id=session.id, correlation_id=message_id,
+            ), now,
+        )  # fmt: skip
+
+    def _refusal(self, fault: Fault) -> Refusal:
+        return Refusal(fault, self._node.gate.retry_after if fault is Fault.OVERLOADED else None)
+
+    def _cancel(self, connection: Connection, event: Cancel, now: Now) -> None:
+        run = self._named_run(connection, event)
+        if run is None:
+            connection.refuse(Refusal(Fault.RUN_NOT_FOUND), now, event)
+        else:
+            self._runs.cancel(run, now)
+
+    def _named_run(self, connection: Connection, event: Cancel) -> Run | None:
+        """The run in progress that is meant; only its session's owner, or who reads the session, may name it."""
+        if event.run_id is not None:
+            run = self._runs.find(event.run_id)
+            assert connection.principal is not None
+            if run is None or run.session.number in connection.sessions:
+                return run
+            own = self._node.gate.verifier is not None and run.session.owner == connection.principal.user_id
+            return run if own else None
+        assert event.correlation_id is not None
+        found = (self._runs.find_by_message(session, event.correlation_id) for session in connection.sessions.values())
+        return next((run for run in found if run is not None), None)
+
+    def _custom(self, connection: Connection, event: ClientEvent, now: Now) -> None:
+        """An event that a user added. What its handler raises is the user's mistake, and stays on this server (C1)."""
+        try:
+            self._handlers[type(event)](EventContext(connection, self._outbox, event, now), event)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends in the note and in one error event
+            fields: dict[str, Scalar] = {"connection": connection.number, "event": event.type}
+            self._outbox.add(Note("message", "ERROR", "handler_failed", fields, error))
+            connection.refuse(Refusal(Fault.INTERNAL), now, event)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _timer_fired(self, event: TimerFired, now: Now) -> None:
+        while (due := self._timers.pop_due(now.mono)) is not None:
+            reason, owner = due
+            if reason is Reason.DRAIN:
+                self._drain(now)
+            elif reason is Reason.SESSION:
+                assert isinstance(owner, int)
+                session = self._sessions.by_number(owner)
+                self._runs.cancel_all(session, now)
+                self._sessions.forget(session)
+            elif isinstance(owner, str):
+                self._runs.due(reason, owner, now)
+            elif reason is Reason.BACKLOG:
+                connection = self._connections[owner]
+                self._handle_all(connection, connection.turn(now), now)
+            else:
+                self._connections[owner].due(reason, now)
+            if self._node.ending:
+                self._settle(now)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _drain_requested(self, event: DrainRequested, now: Now) -> None:
+        """No new clients; what runs may finish; then every connection is closed, a few at a time (D1)."""
+        if self._drain_until is not None:
+            return
+        drain = self._config.drain
+        self._drain_until = now.mono + drain.timeout
+        self._node.gate.census.draining = True
+        self._outbox.add(Note("node", "INFO", "draining", {"connections": len(self._connections), "runs": self.runs}))
+        notice = SystemEvent(
+            event_name="server_draining", data={"deadline": drain.timeout, "reconnect_after": drain.reconnect_after}
+        )
+        for connection in list(self._connections.values()):
+            connection.reply(notice, now)
+        self._drain(now)
+
+    def _drain(self, now: Now) -> None:
+        """Close some of the connections that no run is for, or of all where the time is over."""
+        assert self._drain_until is not None
+        over = now.mono >= self._drain_until
+        left = self._config.drain.closes
+        for connection in list(self._connections.values()):
+            if left == 0:
+                break
+            working = any(session.busy for session in connection.sessions.values())
+            if connection.phase is not Phase.CLOSING and (over or not working):
+                connection.close(Fault.RESTARTING, now)
+                left -= 1
+        if self._connections:
+            self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
+        self._check_drained()
+
+    def _stop_requested(self, event: StopRequested, now: Now) -> None:
+        """Everything ends now."""
+        self._drain_until = now.mono
+        self._node.gate.census.draining = True
+        for connection in list(self._connections.values()):
+            for session in connection.sessions.values():
+                self._runs.cancel_all(session, now)
+            connection.close(Fault.GOING_AWAY, now)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self._drain_until is not None and not self._connections and not self._drained:
+            self._drained = True
+            self._timers.clear(Reason.DRAIN, 0)
+            self._outbox.add(Note("node", "INFO", "drained", {"runs": self.runs}))
+            self._outbox.add(Drained())

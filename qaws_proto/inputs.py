@@ -1,0 +1,98 @@
+"""What can happen to a node: past-tense facts given to `Gateway.step`, one small value each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ConnectionOpened(NamedTuple):
+    """A peer connected. `connection` is greater than every earlier number; `peer` its IP address, or None (a pipe)."""
+
+    connection: int
+    peer: str | None = None
+
+
+class BytesReceived(NamedTuple):
+    """Bytes came from the peer."""
+
+    connection: int
+    data: bytes
+
+
+class EofReceived(NamedTuple):
+    """The peer will send no more."""
+
+    connection: int
+
+
+class WriteBlocked(NamedTuple):
+    """The transport holds more unsent bytes than it likes; nothing should be written until `WriteDrained`."""
+
+    connection: int
+
+
+class WriteDrained(NamedTuple):
+    """The transport has room again."""
+
+    connection: int
+
+
+class ConnectionLost(NamedTuple):
+    """The transport is gone: reset, or broken in any other way."""
+
+    connection: int
+
+
+class TimerFired(NamedTuple):
+    """The time `Gateway.wake_at` has come. Early ones are harmless."""
+
+
+class RunStarted(NamedTuple):
+    """An agent that had to wait (for a thread) begins now; its time of silence counts from here."""
+
+    run_id: str
+
+
+class RunChunk(NamedTuple):
+    """An agent yielded a piece of its answer. Anything but a `str` fails the run (G4)."""
+
+    run_id: str
+    content: object
+
+
+class RunStep(NamedTuple):
+    """An agent told what it does. `kind` is `reasoning`, `tool_started` or `tool_finished`."""
+
+    run_id: str
+    kind: str
+    name: str | None = None
+    content: str | None = None
+
+
+class RunFinished(NamedTuple):
+    """An agent is done. `content` is the whole answer, or None where the chunks were the answer."""
+
+    run_id: str
+    content: object = None
+    reasoning_steps: tuple[str, ...] = ()
+    tools_used: tuple[str, ...] = ()
+
+
+class RunFailed(NamedTuple):
+    """An agent raised, or ended a cancelled run. `cause` goes into the note untouched, and nowhere else."""
+
+    run_id: str
+    cause: BaseException | None = None
+
+
+class DrainRequested(NamedTuple):
+    """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
+
+
+class StopRequested(NamedTuple):
+    """The node should stop now: runs are cancelled, connections closed with 1001."""
+
+
+ConnectionInput = BytesReceived | EofReceived | WriteBlocked | WriteDrained | ConnectionLost
+RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
+Input = ConnectionOpened | ConnectionInput | TimerFired | RunInput | DrainRequested | StopRequested

@@ -1,0 +1,1 @@
+"""Bytes to messages and back: HTTP, frames, and the link that joins them."""

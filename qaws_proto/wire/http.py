@@ -1,0 +1,237 @@
+"""Bytes to one HTTP request, and answers to it: the first part of a connection's life (RFC 9112, RFC 6455 section 4).
+
+h11 parses; what it lets pass or judges by how the bytes were cut into reads (bare LF, obs-fold, control characters,
+sizes) is checked here first, line by line, so that the verdict never depends on the reads (contract C3).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from hashlib import sha1
+from typing import NamedTuple
+
+import h11
+
+from ..config import LimitsConfig
+from ..faults import Fault
+
+Header = tuple[str, str]
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_LINE_BYTE = re.compile(rb"[^\x20-\x7e\r\n]")  # what no request line holds: a TLS hello, random bytes (H3)
+_VALUE_BYTE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # control characters a field value must not hold (H4)
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/(\d)\.(\d)\Z")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\Z")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+
+
+class Request(NamedTuple):
+    """One request head. Header names are lower-case; values are Latin-1 text as it came."""
+
+    method: str
+    target: str
+    headers: tuple[Header, ...]
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """What follows the first `?`, or nothing."""
+        return self.target.partition("?")[2]
+
+    def values(self, name: str) -> list[str]:
+        """Every value of a header, in order."""
+        return [value for key, value in self.headers if key == name]
+
+    def value(self, name: str) -> str | None:
+        """The value of a header that may stand once; None where there is none."""
+        values = self.values(name)
+        return values[0] if values else None
+
+    def items(self, name: str) -> list[str]:
+        """The members of a comma-separated list header, over all its lines."""
+        members = (member.strip(" \t") for value in self.values(name) for member in value.split(","))
+        return [member for member in members if member]
+
+
+class HeadReader:
+    """Collects the head of one request; what follows it is left in `rest`.
+
+    Judges each line as it completes, in the order of the bytes, so that any cut of the bytes gives the same verdict.
+    """
+
+    __slots__ = ("_buffer", "_count", "_limits", "_line")
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self._limits = limits
+        self._buffer = bytearray()
+        self._line = 0  # where the line that is not complete begins
+        self._count = 0  # complete lines
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the head (H7)."""
+        return bytes(self._buffer[self._line :])
+
+    def receive(self, data: bytes) -> Request | Fault | None:
+        """The request once its head is complete, a fault as soon as there is one, else None (more bytes are needed)."""
+        self._buffer += data
+        while True:
+            end = self._buffer.find(b"\n", self._line)
+            complete = end >= 0
+            fault = self._check(end + 1 if complete else len(self._buffer), complete)
+            if fault is not None or not complete:
+                return fault
+            blank = end - self._line == 1
+            self._line = end + 1
+            self._count += 1
+            if blank:
+                return _parse(bytes(self._buffer[: self._line]))
+
+    def _check(self, end: int, complete: bool) -> Fault | None:
+        """The line from `_line` to `end`, judged in the order of its bytes."""
+        limits, start = self._limits, self._line
+        if self._count == 0:
+            stray = _LINE_BYTE.search(self._buffer, start, min(end, limits.request_line))
+            if stray is not None:
+                return Fault.BAD_REQUEST
+            if end > limits.request_line:
+                return Fault.LINE_TOO_LONG
+        if end > limits.head_size:
+            return Fault.HEAD_TOO_BIG
+        if not complete:
+            return None
+        line = self._buffer[start:end]
+        if not line.endswith(b"\r\n"):
+            return Fault.BAD_REQUEST  # a bare LF (RFC 9112 section 2.2 allows it; proxies disagree on it)
+        if self._count == 0:
+            return _request_line(bytes(line[:-2]))
+        if self._count > limits.headers and len(line) > 2:
+            return Fault.HEAD_TOO_BIG
+        if line[:1] in b" \t" or _VALUE_BYTE.search(line, 0, len(line) - 2):
+            return Fault.BAD_REQUEST  # obs-fold (RFC 9112 section 5.2), control characters (RFC 9110 section 5.5)
+        return None
+
+
+def _request_line(line: bytes) -> Fault | None:
+    match = _REQUEST_LINE.match(line)
+    if match is None:
+        return Fault.BAD_REQUEST
+    return None if match.groups() == (b"1", b"1") else Fault.BAD_VERSION
+
+
+def _parse(head: bytes) -> Request | Fault:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
+    try:
+        connection.receive_data(head)
+        event = connection.next_event()
+    except h11.RemoteProtocolError:
+        return Fault.BAD_REQUEST
+    if not isinstance(event, h11.Request):
+        return Fault.BAD_REQUEST
+    headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
+    return Request(event.method.decode("ascii"), event.target.decode("ascii"), headers)
+
+
+def check_request(request: Request) -> Fault | None:
+    """What every request must keep: one valid Host, no body (H5, H6, H8)."""
+    hosts = request.values("host")
+    if len(hosts) != 1 or not _HOST.match(hosts[0]) or not request.target.startswith("/"):
+        return Fault.BAD_REQUEST
+    lengths = request.values("content-length")
+    if request.values("transfer-encoding") or any(length != "0" for length in lengths):
+        return Fault.BODY_REFUSED
+    return None
+
+
+def check_upgrade(request: Request) -> Fault | None:
+    """What a WebSocket upgrade must keep (RFC 6455 section 4.2.1; H5, H8)."""
+    if request.method != "GET":
+        return Fault.METHOD_REFUSED
+    upgrades = request.values("upgrade")
+    if not upgrades:
+        return Fault.NOT_WEBSOCKET
+    if len(upgrades) != 1 or "websocket" not in (item.lower() for item in request.items("upgrade")):
+        return Fault.BAD_UPGRADE
+    if "upgrade" not in (item.lower() for item in request.items("connection")):
+        return Fault.BAD_UPGRADE
+    versions = request.values("sec-websocket-version")
+    if len(versions) != 1 or not versions[0]:
+        return Fault.BAD_UPGRADE
+    if versions[0] != "13":
+        return Fault.NOT_WEBSOCKET
+    keys = request.values("sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Fault.BAD_UPGRADE
+    subprotocols = request.items("sec-websocket-protocol")
+    if len(set(subprotocols)) != len(subprotocols) or not all(map(_TOKEN.match, subprotocols)):
+        return Fault.BAD_UPGRADE
+    return None
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 24 and len(b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):  # ValueError: not ASCII
+        return False
+
+
+def accept_key(key: str) -> str:
+    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2)."""
+    return b64encode(sha1(key.encode() + _GUID).digest()).decode()
+
+
+def accept_response(request: Request, subprotocol: str | None) -> bytes:
+    """The 101 that ends the handshake. No extension is taken."""
+    key = request.value("sec-websocket-key") or ""
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+    lines.append(f"Sec-WebSocket-Accept: {accept_key(key)}")
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+_PHRASES = {
+    200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 408: "Request Timeout", 413: "Content Too Large", 414: "URI Too Long",
+    421: "Misdirected Request", 426: "Upgrade Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}  # fmt: skip
+
+
+def response(
+    status: int, body: str = "", headers: Iterable[Header] = (), *, media_type: str = "text/plain", head: bool = False
+) -> bytes:
+    """One whole answer that ends the connection (H9), or its head. Nothing of the request is repeated in it."""
+    payload = body.encode("utf-8")
+    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers)]
+    if status != 204:
+        lines += [f"Content-Type: {media_type}; charset=utf-8", f"Content-Length: {len(payload)}"]
+    lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (b"" if head else payload)
+
+
+def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") -> bytes:
+    """The answer of a fault: its status, the headers that status asks for, its fixed word as the body."""
+    status = fault.value.status
+    assert status is not None, f"{fault} has no HTTP status"
+    headers: list[Header] = []
+    if status == 401:
+        headers.append(("WWW-Authenticate", "Bearer"))
+    if status == 405:
+        headers.append(("Allow", allow))
+    if status == 426:
+        headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    return response(status, fault.value.word + "\n", headers)
