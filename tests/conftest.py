@@ -1,0 +1,17 @@
+"""What every test runs under: the Hypothesis profile that HYPOTHESIS_PROFILE names (dev, ci or deep).
+
+Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.clause("C3")`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from hypothesis import settings
+
+# dev is quick at the desk; ci gives the same verdict every time, on a machine of any speed; deep is for a long night.
+settings.register_profile("dev", max_examples=50, deadline=timedelta(seconds=1))
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

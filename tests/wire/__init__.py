@@ -1,0 +1,1 @@
+"""The wire: HTTP, frames, and the link that joins them."""
