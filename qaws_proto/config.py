@@ -7,13 +7,27 @@ are seconds, sizes are bytes unless a name says otherwise.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
 MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
+
+NO_SECRET = (
+    "security.authentication.jwt_secret: authentication is on and there is no secret; set it (for instance to "
+    '"${WEBSOCKET_JWT_SECRET}"), set WEBSOCKET_SECRET_KEY, or turn authentication off'
+)
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -27,7 +41,11 @@ class ConfigError(ValueError):
 
 
 def _network(text: str) -> str:
-    ip_network(text, strict=False)
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        # `ipaddress` would quote what it was given, and a secret may be in the wrong place.
+        raise ValueError("a network is an address or a CIDR, such as 192.0.2.0/24 or 2001:db8::/32") from None
     return text
 
 
@@ -51,11 +69,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_only_where_asked(cls, value: object, info: ValidationInfo) -> object:
+        # Python counts True as 1, and so does Pydantic: `port: true` would listen on port 1.
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false have no meaning here")
+        return value
+
 
 class ServerConfig(Section):
     """Where the node listens and how long it waits for a silent peer."""
 
-    host: str = Field(default="localhost", description="address to listen on")
+    host: str = Field(default="localhost", min_length=1, description="address to listen on")
     port: int = Field(default=8765, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     path: str = Field(default="/", pattern=r"^/[!-~]*$", description="path of the WebSocket")
     max_connections: Count = Field(default=100, description="open connections on the node; more are refused with 503")
@@ -73,6 +99,8 @@ class AuthenticationConfig(Section):
     """Who may speak: JSON Web Tokens (RFC 7519)."""
 
     enabled: bool = Field(default=True, description="off: everybody is `anonymous`, or who the message says")
+    allow_public: bool = Field(default=False, description="let `enabled: false` stand on an address others can reach")
+    allow_weak_secret: bool = Field(default=False, description="let a secret stand that can be guessed")
     jwt_secret: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_secret", "secret_key"),
@@ -93,8 +121,15 @@ class AuthenticationConfig(Section):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(secret.get_secret_value().encode()) < HMAC_SECRET_BYTES:
+    def _long_enough(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            return None
+        try:
+            size = len(secret.get_secret_value().encode())
+        except UnicodeEncodeError:
+            # That exception holds the secret.
+            raise ValueError("the secret is not valid UTF-8; make one with: openssl rand -base64 48") from None
+        if size < HMAC_SECRET_BYTES and not info.data.get("allow_weak_secret"):
             raise ValueError(
                 f"the secret is shorter than {HMAC_SECRET_BYTES} bytes; make one with: openssl rand -base64 48"
             )
@@ -161,6 +196,9 @@ class LoggingConfig(Section):
         default="INFO", description="lowest level logged"
     )
     log_connections: bool = Field(default=True, description="one line as a connection opens and one as it closes")
+    log_agent_errors: bool = Field(
+        default=False, description="the text of what an agent raised, which may hold secrets; places are always logged"
+    )
     log_messages: bool = Field(default=False, description="one line a message, with the beginning of its content")
     performance_metrics: bool = Field(default=True, description="durations and sizes on the line of each run")
 
@@ -251,11 +289,21 @@ class WebSocketConfig(Section):
     sessions: SessionsConfig = SessionsConfig()
     drain: DrainConfig = DrainConfig()
 
-    def require_secret(self) -> None:
-        """Raise ConfigError where authentication is on and nothing could verify a token."""
+    def require_safe(self) -> None:
+        """Raise ConfigError where a node would let in everybody unasked, or could let in nobody (D6)."""
         authentication = self.security.authentication
         if authentication.enabled and authentication.jwt_secret is None:
+            raise ConfigError(NO_SECRET)
+        if not (authentication.enabled or authentication.allow_public or _is_loopback(self.server.host)):
             raise ConfigError(
-                "security.authentication.jwt_secret: authentication is on and there is no secret; set it (for instance "
-                'to "${WEBSOCKET_JWT_SECRET}"), set WEBSOCKET_SECRET_KEY, or turn authentication off'
+                f"security.authentication.enabled: authentication is off and {self.server.host!r} can be reached by "
+                "others; turn it on, listen on localhost, or set security.authentication.allow_public"
             )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; a name other than `localhost` may stand for anything."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -109,7 +109,6 @@ class Gate:
         """
         authentication = config.security.authentication
         if verifier is None and authentication.enabled:
-            config.require_secret()
             verifier = TokenVerifier(authentication)
         self.config = config
         self.verifier = verifier if authentication.enabled else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jwt
 
-from ..config import HMAC_SECRET_BYTES, AuthenticationConfig, ConfigError
+from ..config import HMAC_SECRET_BYTES, NO_SECRET, AuthenticationConfig, ConfigError
 from ..events import NAME_LENGTH, TOKEN_LENGTH
 
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: a date beyond is not one
@@ -38,11 +38,13 @@ class Key:
 
     __slots__ = ("_material", "algorithm", "kid")
 
-    def __init__(self, algorithm: str, material: str | bytes, kid: str | None = None) -> None:
+    def __init__(
+        self, algorithm: str, material: str | bytes, kid: str | None = None, *, allow_weak: bool = False
+    ) -> None:
         """Raises ConfigError where the material is too weak for the algorithm, or is a key of another kind."""
         secret = material.encode() if isinstance(material, str) else material
         if algorithm.startswith("HS"):
-            if len(secret) < HMAC_SECRET_BYTES:
+            if len(secret) < HMAC_SECRET_BYTES and not allow_weak:
                 raise ConfigError(f"an HMAC secret has at least {HMAC_SECRET_BYTES} bytes (RFC 7518 section 3.2)")
             if b"-----BEGIN " in secret or secret.startswith(b"ssh-"):
                 raise ConfigError(
@@ -79,8 +81,8 @@ class TokenVerifier:
         """`keys` stand in for the configured secret. Raises ConfigError where neither is there."""
         if keys is None:
             if config.jwt_secret is None:
-                raise ConfigError("security.authentication.jwt_secret is not set")
-            keys = (Key(config.algorithm, config.jwt_secret.get_secret_value()),)
+                raise ConfigError(NO_SECRET)
+            keys = (_configured_key(config),)
         self._config = config
         self._keys = keys
 
@@ -152,7 +154,12 @@ def issue_token(
     doubled = sorted(set(body) & set(claims or {}))
     if doubled:
         raise ValueError(f"these claims are set by the gateway: {', '.join(doubled)}")
-    return Key(config.algorithm, config.jwt_secret.get_secret_value()).sign({**body, **(claims or {})})
+    return _configured_key(config).sign({**body, **(claims or {})})
+
+
+def _configured_key(config: AuthenticationConfig) -> Key:
+    assert config.jwt_secret is not None
+    return Key(config.algorithm, config.jwt_secret.get_secret_value(), allow_weak=config.allow_weak_secret)
 
 
 def _header(token: str) -> Mapping[str, Any] | None:

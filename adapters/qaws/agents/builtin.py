@@ -1,0 +1,48 @@
+"""Agents that come with qaws, and agents by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import AsyncIterator
+
+from .interface import AgentError
+
+_PIECE = re.compile(r"\s*\S+\s*|\s+")
+
+
+async def echo(message: str) -> AsyncIterator[str]:
+    """Answers with what it was told, word by word."""
+    for piece in _PIECE.findall(message):
+        yield piece
+
+
+def load_agent(spec: str) -> object:
+    """The agent that `spec` names: `echo`, or `module:attribute` (an object, a class or a factory without arguments).
+
+    Raises AgentError where there is none, with what is there instead.
+    """
+    if spec == "echo":
+        return echo
+    module_name, colon, attribute = spec.partition(":")
+    if not (colon and module_name and attribute):
+        raise AgentError(f"{spec!r} names no agent; give `echo` or `module:attribute`")
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module is there, and misses another
+        raise AgentError(f"there is no module {error.name!r} (for {spec!r}, looked for on Python's path)") from None
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise AgentError(f"{spec!r}: {module_name} has no {name!r}")
+        found = getattr(found, name)
+    if inspect.isclass(found) or _is_factory(found):
+        return found()  # type: ignore[operator]
+    return found
+
+
+def _is_factory(found: object) -> bool:
+    """A plain function without parameters makes an agent; one with a parameter is an agent."""
+    return inspect.isfunction(found) and not inspect.signature(found).parameters

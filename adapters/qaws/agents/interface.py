@@ -1,0 +1,163 @@
+"""What an agent is: anything that answers a text. Told apart once, then called in one way."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import anyio.from_thread
+import anyio.to_thread
+
+
+class AgentInterface(Protocol):
+    """The least an agent can be: an object with `async def chat(self, message: str) -> str`."""
+
+    async def chat(self, message: str) -> str:
+        """The answer to a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReply:
+    """A whole answer and how it came about: returned by `chat`, or yielded as the last thing."""
+
+    content: str
+    reasoning_steps: tuple[str, ...] | list[str] = ()
+    tools_used: tuple[str, ...] | list[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStep:
+    """Something an agent does on its way; yield it between pieces of text. Streaming clients see it at once."""
+
+    kind: Literal["reasoning", "tool_started", "tool_finished"]
+    name: str | None = None
+    content: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What an agent may know of the run it is called for: take a parameter `context`, or any of these by its name."""
+
+    run_id: str
+    session_id: str
+    user_id: str
+    stream: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AgentError(TypeError):
+    """This object cannot be called as an agent; the text says why."""
+
+
+Emit = Callable[[object], Coroutine[Any, Any, None]]
+_CONTEXT = ("run_id", "session_id", "user_id", "stream", "metadata")
+
+
+class Agent:
+    """An agent made callable in one way, whatever it is. Looks at it once, when it is made."""
+
+    def __init__(self, agent: object, *, threads: int) -> None:
+        """`threads` bounds how many blocking calls go on at once (G6). Raises AgentError for what is no agent."""
+        self._call = _callable_of(agent)
+        self._wants = _context_parameters(self._call)
+        self._threads = threads
+        self._limiter: anyio.CapacityLimiter | None = None  # made on the loop that it belongs to
+        call = inspect.unwrap(self._call)
+        self._blocking = not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call))
+
+    async def run(self, message: str, context: RunContext, emit: Emit, started: Callable[[], None]) -> object:
+        """Call the agent. Pieces and steps go to `emit`, as they come; what it returns is returned.
+
+        `started` is called where the call had to wait for a thread. A blocking agent keeps its thread until it
+        returns, cancelled or not: Python cannot stop a thread.
+        """
+        arguments = self._arguments(context)
+        if self._blocking:
+            if self._limiter is None:
+                self._limiter = anyio.CapacityLimiter(self._threads)
+            result = await anyio.to_thread.run_sync(
+                self._run_blocking, message, arguments, emit, started, limiter=self._limiter
+            )
+        else:
+            result = self._call(message, **arguments)
+        if inspect.isawaitable(result):
+            result = await result
+        if isinstance(result, AsyncIterator):
+            return await _exhaust(result, emit)
+        return result
+
+    def _run_blocking(self, message: str, arguments: dict[str, Any], emit: Emit, started: Callable[[], None]) -> object:
+        """In a thread: call, and where pieces come out pass each on before the next is made."""
+        anyio.from_thread.run_sync(started)
+        result = self._call(message, **arguments)
+        if not isinstance(result, Generator):
+            return result
+        with closing(result):
+            return _exhaust_blocking(result, emit)
+
+    def _arguments(self, context: RunContext) -> dict[str, Any]:
+        return {name: context if name == "context" else getattr(context, name) for name in self._wants}
+
+
+async def _exhaust(pieces: AsyncIterator[object], emit: Emit) -> AgentReply | None:
+    """Pass pieces on; an AgentReply among them is the answer. What is left of a generator is closed."""
+    reply: AgentReply | None = None
+    try:
+        async for piece in pieces:
+            if isinstance(piece, AgentReply):
+                reply = piece
+            else:
+                await emit(piece)
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+    return reply
+
+
+def _exhaust_blocking(pieces: Iterator[object], emit: Emit) -> AgentReply | None:
+    reply: AgentReply | None = None
+    for piece in pieces:
+        if isinstance(piece, AgentReply):
+            reply = piece
+        else:
+            anyio.from_thread.run(emit, piece)
+    return reply
+
+
+def _callable_of(agent: object) -> Callable[..., Any]:
+    chat = getattr(agent, "chat", None)
+    if inspect.isclass(agent):
+        raise AgentError(f"{agent.__name__} is a class; give an instance of it")
+    call = chat if callable(chat) else agent
+    if not callable(call):
+        raise AgentError(f"a {type(agent).__name__} is no agent: it has no `chat` method and cannot be called")
+    if not inspect.isroutine(call):  # an object with __call__: look at that
+        call = call.__call__
+    return call
+
+
+def _context_parameters(call: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the parameters behind the message that take something of the context."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):  # built in, without a signature: it gets the message alone
+        return ()
+    variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not positional and not variadic:
+        raise AgentError(f"{call.__qualname__} takes no message: an agent is called with the text of one")
+    wanted = []
+    for parameter in parameters:
+        if parameter in positional[:1] or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.name in (*_CONTEXT, "context") and parameter.kind is not parameter.POSITIONAL_ONLY:
+            wanted.append(parameter.name)
+        elif parameter.default is parameter.empty:
+            raise AgentError(
+                f"{call.__qualname__} asks for {parameter.name!r}; besides the message an agent may ask for "
+                f"context, {', '.join(_CONTEXT)}"
+            )
+    return tuple(wanted)

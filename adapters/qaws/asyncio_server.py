@@ -1,0 +1,285 @@
+"""The gateway on asyncio streams: listeners, one task a connection, one timer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from qaws_proto import ConfigError, WebSocketConfig
+from qaws_proto.config import SslConfig
+from qaws_proto.effects import StartRun
+from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteBlocked, WriteDrained
+
+from .manager import WebSocketManager
+
+BACKLOG = 1024  # connections that the kernel keeps until they are accepted
+WRITE_HIGH = 64 * 1024  # unsent bytes in a transport beyond which the node is told to hold back
+
+
+class WebSocketServer:
+    """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
+
+    def __init__(self, agent: object, config: WebSocketConfig | None = None) -> None:
+        """`agent` is an agent (docs/agents.md), or a WebSocketManager that has one.
+
+        Raises ConfigError where the configuration cannot be used, AgentError where the agent cannot be called.
+        """
+        if isinstance(agent, WebSocketManager):
+            if config is not None:
+                raise ConfigError("a WebSocketManager brings its own configuration: give it there, not to the server")
+            self.manager = agent
+        else:
+            self.manager = WebSocketManager(config, agent=agent)
+        self.config = self.manager.config
+        self.sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; that is the one the system chose where the configured one is 0."""
+        port: int = self.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        scheme = "wss" if self.config.security.ssl.enabled else "ws"
+        host = self.config.server.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.config.server.path}"
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where no agent is set or the certificate cannot be used, OSError for the port."""
+        context = _tls(self.config.security.ssl)
+        self.sockets = await _listen(self.config.server.host, self.config.server.port)
+        try:
+            self.manager.attach(self)
+            self.manager.drained = self._drained.set
+            for listener in self.sockets:
+                server = await asyncio.start_server(
+                    self._serve, sock=listener, ssl=context, limit=self.config.limits.read, backlog=BACKLOG
+                )
+                self._servers.append(server)
+        except BaseException:
+            for listener in self.sockets:
+                listener.close()
+            raise
+
+    async def stop(self) -> None:
+        """Drain: runs may finish, clients are told when to come back, and every connection is closed."""
+        for server in self._servers:
+            server.close()
+        if self._servers:
+            self.manager.drain()
+            await self._drained.wait()
+        await self._finish()
+
+    async def stop_now(self) -> None:
+        """Cancel every run and close every connection."""
+        for server in self._servers:
+            server.close()
+        self.manager.stop()
+        await self._drained.wait()
+
+    async def serve_forever(self) -> None:
+        """Start, unless started, and serve until cancelled; then drain."""
+        if not self._servers:
+            await self.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.stop()
+
+    async def __aenter__(self) -> WebSocketServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _finish(self) -> None:
+        """Wait for the connections' tasks; those of agents that do not stop are let go (G5)."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace)
+
+    # ── the drive loop ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: wait for bytes, tell the node."""
+        manager = self.manager
+        transport = StreamTransport(writer, manager, self._spawn)
+        peer = writer.get_extra_info("peername")
+        number = manager.connect(transport, peer[0] if peer else None)
+        read_size = manager.gateway.read_size
+        try:
+            with suppress(OSError):  # reset, or broken in any other way: the connection is lost
+                while data := await reader.read(read_size(number)):  # 1. wait
+                    manager.feed(BytesReceived(number, data))  # 2 to 5
+                    if transport.paused is not None:
+                        await transport.paused.wait()
+                manager.feed(EofReceived(number))
+        finally:
+            manager.feed(ConnectionLost(number))
+            writer.transport.abort()
+
+    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+        """Host: a task for a run."""
+        self._spawn(function(run))
+
+    def _spawn(self, awaitable: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(awaitable)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def wake_at(self, deadline: float | None) -> None:
+        """Host: the one timer. One that is too early is left to fire, which costs less than moving it."""
+        if deadline is None:
+            return
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= deadline:
+                return
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(loop.time() + max(0.0, deadline - time.monotonic()), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.manager.wake()
+
+
+class StreamTransport:
+    """A StreamWriter as a connection's transport."""
+
+    __slots__ = ("_blocked", "_manager", "_spawn", "_writer", "number", "paused")
+
+    def __init__(
+        self, writer: asyncio.StreamWriter, manager: WebSocketManager, spawn: Callable[[Awaitable[None]], None]
+    ) -> None:
+        writer.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self._writer = writer
+        self._manager = manager
+        self._spawn = spawn
+        self._blocked = False
+        self.number = 0
+        self.paused: asyncio.Event | None = None
+
+    def send(self, data: bytes) -> None:
+        """Write, and tell the node when the peer does not keep up."""
+        self._writer.write(data)
+        if not self._blocked and self._writer.transport.get_write_buffer_size() > WRITE_HIGH:
+            self._blocked = True
+            self._manager.feed(WriteBlocked(self.number))
+            self._spawn(self._wait_for_room())
+
+    async def _wait_for_room(self) -> None:
+        try:
+            await self._writer.drain()
+        except OSError:  # the reading side tells the node
+            return
+        self._blocked = False
+        self._manager.feed(WriteDrained(self.number))
+
+    def close_write(self) -> None:
+        """Half-close; TLS cannot, and is closed as soon as everything has gone out."""
+        if self._writer.transport.is_closing():
+            return
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        else:
+            self._writer.transport.close()
+
+    def drop(self) -> None:
+        """Close, what is unsent with it."""
+        self.resume_reading()
+        self._writer.transport.abort()
+
+    def pause_reading(self) -> None:
+        """Leave bytes where they are: in the reader, and soon in the kernel."""
+        self.paused = asyncio.Event()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.paused is not None:
+            self.paused.set()
+            self.paused = None
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of `host`, all on one port. Raises OSError where none can be had."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    address: tuple[Any, ...]
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            if listeners and port == 0:
+                address = (address[0], listeners[0].getsockname()[1], *address[2:])
+            listener = _bind(family, address)
+            if listener is not None:
+                listeners.append(listener)
+        if not listeners:
+            raise OSError(errno.EADDRNOTAVAIL, f"no address of {host} can be listened on")
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket | None:
+    """One listening socket; None where this machine has no such address family or address."""
+    try:
+        # Named as TCP, or asyncio would leave Nagle's algorithm on in every connection accepted from it.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited, for loops that do not set it
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            return None
+        raise
+    return listener
+
+
+def _tls(config: SslConfig) -> ssl.SSLContext | None:
+    """The TLS context of a configuration. Raises ConfigError where the files cannot be used."""
+    if not config.enabled:
+        return None
+    if config.cert_file is None or config.key_file is None:
+        raise ConfigError("security.ssl: cert_file and key_file are both needed where ssl is enabled")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.cert_file, config.key_file)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"security.ssl: certificate and key do not fit, or are no PEM files ({error.reason})"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"security.ssl: {error.strerror}: {error.filename or config.cert_file}") from None
+    return context

@@ -1,0 +1,269 @@
+"""The command `qaws`: serve, token, chat, demo, check. Every error is one line on standard error and a status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, CycloptsError, Parameter
+
+from qaws_proto.config import ConfigError, WebSocketConfig
+
+from . import __version__
+from .agents import AgentError, load_agent
+from .asyncio_server import WebSocketServer
+from .auth import WebSocketAuth
+from .conversation import Conversation, ConversationError
+from .settings import load
+
+USAGE_ERROR, FAILURE = 2, 1
+DEV_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
+DEMO_QUESTIONS = ("¿Cómo estás?", "¿Cuál es la capital de España?")
+
+app = App(
+    name="qaws",
+    help="The gateway between people and an AI agent, over WebSocket.",
+    version=__version__,
+    help_on_error=False,
+)
+
+Result = TypeVar("Result")
+Flag = partial(Parameter, negative=())
+
+
+@app.command
+def serve(
+    *,
+    config: Path | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    agent: str = "echo",
+    no_auth: Annotated[bool, Flag()] = False,
+    dev: Annotated[bool, Flag()] = False,
+    allow_public: Annotated[bool, Flag()] = False,
+    allow_weak_secret: Annotated[bool, Flag()] = False,
+) -> int:
+    """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once.
+
+    Parameters
+    ----------
+    config
+        YAML file with a `websocket:` section (default: .env and the environment alone).
+    host
+        Address to listen on.
+    port
+        Port to listen on; 0 takes a free one.
+    agent
+        `echo`, or `module:attribute` (an object, a class or a factory).
+    no_auth
+        Let everybody in without a token; refused on a public address without --allow-public.
+    dev
+        For development: a fresh secret, a token for the user `dev` printed, pages of localhost let in.
+    allow_public
+        Allow authentication to be off on a public address.
+    allow_weak_secret
+        Allow a secret shorter than 32 bytes.
+    """
+    overrides: dict[str, object] = {}
+    if host is not None:
+        overrides["server.host"] = host
+    if port is not None:
+        overrides["server.port"] = port
+    if no_auth:
+        overrides["security.authentication.enabled"] = False
+    if allow_public:
+        overrides["security.authentication.allow_public"] = True
+    if allow_weak_secret:
+        overrides["security.authentication.allow_weak_secret"] = True
+    if dev:
+        overrides["security.authentication.jwt_secret"] = secrets.token_urlsafe(48)
+        listed = load(config, overrides=overrides).config.security.cors.origins
+        overrides["security.cors.origins"] = list(dict.fromkeys([*listed, *DEV_ORIGINS]))
+    settings = load(config, overrides=overrides).config
+    if not settings.enabled:
+        raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
+    from .telemetry import configure_logging
+
+    configure_logging(settings.logging)
+    server = WebSocketServer(_agent(agent), settings)
+    if dev and settings.security.authentication.enabled:
+        print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
+    _run(_serve_until_signal(server))
+    if server.manager.gateway.runs:  # an agent that never stops sits in a thread that would keep the process alive
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+@app.command
+def token(user: str, *, config: Path | None = None, expires_in: int | None = None) -> int:
+    """Print a token for a user.
+
+    Parameters
+    ----------
+    user
+        The user id, `sub` of the token.
+    config
+        YAML file with a `websocket:` section (default: .env and the environment alone).
+    expires_in
+        Seconds it lives (default: `token_expiry` of the configuration).
+    """
+    print(WebSocketAuth(load(config).config).generate_token(user, expires_in=expires_in))
+    return 0
+
+
+@app.command
+def chat(
+    url: str,
+    *,
+    token: str | None = None,
+    message: str | None = None,
+    session: str | None = None,
+    no_stream: Annotated[bool, Flag()] = False,
+) -> int:
+    """Talk to a gateway: one question with --message, else a conversation in the terminal.
+
+    Parameters
+    ----------
+    url
+        Where the gateway is, such as ws://localhost:8765/.
+    token
+        The token to log in with (default: QAWS_TOKEN of the environment).
+    message
+        Ask this, print the answer, end.
+    session
+        The session to talk in (default: a new one).
+    no_stream
+        Print answers when they are whole.
+    """
+    from .terminal import converse, one_shot
+
+    conversation = Conversation(url, token=token or os.environ.get("QAWS_TOKEN"), session_id=session)
+    talk = (
+        converse(conversation, stream=not no_stream)
+        if message is None
+        else one_shot(conversation, message, stream=not no_stream)
+    )
+    return _run(talk)
+
+
+@app.command
+def demo() -> int:
+    """Start a server on a free port, log in over a real socket, ask two questions, print both sides."""
+    return _run(_demo())
+
+
+@app.command
+def check(file: Path | None = None) -> int:
+    """Print every setting in force and where its value comes from; or what is wrong with the file.
+
+    Parameters
+    ----------
+    file
+        YAML file with a `websocket:` section (default: .env and the environment alone).
+    """
+    settings = load(file)
+    rows = settings.rows()
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, source in rows:
+        print(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}")
+    settings.config.require_safe()
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point of the command; ends the process."""
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _complain(" ".join(str(error).split()))
+        status = USAGE_ERROR
+    except (ConfigError, AgentError, ConversationError, ValueError) as error:
+        for line in str(error).splitlines():
+            _complain(line)
+        status = FAILURE
+    except OSError as error:
+        _complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        status = FAILURE
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(text: str) -> None:
+    print(f"qaws: {text}", file=sys.stderr)
+
+
+def _agent(spec: str) -> object:
+    """The agent of a name, looked for in the working directory too. Whatever goes wrong in it is said in one line."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        return load_agent(spec)
+    except AgentError:
+        raise
+    except Exception as error:
+        raise AgentError(f"{spec!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run on the fastest event loop that is installed."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None
+    try:
+        from uvloop import new_event_loop as factory
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+async def _serve_until_signal(server: WebSocketServer) -> None:
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await server.start()
+    except OSError as error:
+        where = f"{server.config.server.host}:{server.config.server.port}"
+        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from None
+    print(f"listening on {server.url}", file=sys.stderr, flush=True)
+    await first.wait()
+    drain = asyncio.ensure_future(server.stop())
+    at_once = asyncio.ensure_future(second.wait())
+    await asyncio.wait([drain, at_once], return_when=asyncio.FIRST_COMPLETED)
+    if not drain.done():
+        await server.stop_now()
+    at_once.cancel()
+    await drain
+
+
+async def _demo() -> int:
+    from .terminal import print_exchange
+
+    config = WebSocketConfig.model_validate(
+        {
+            "server": {"host": "127.0.0.1", "port": 0},
+            "security": {"authentication": {"jwt_secret": secrets.token_urlsafe(48)}},
+        }
+    )
+    async with WebSocketServer(load_agent("echo"), config) as server:
+        print(f"server  listening on {server.url}")
+        user_token = WebSocketAuth(config).generate_token("demo")
+        async with Conversation(server.url, token=user_token) as conversation:
+            print(f"client  logged in as {conversation.user_id}, session {conversation.session_id}")
+            for question in DEMO_QUESTIONS:
+                await print_exchange(conversation, question)
+    print("server  drained")
+    return 0

@@ -1,0 +1,274 @@
+"""WebSocketManager: owns a node and an agent, and performs what the node says. Every adapter drives it.
+
+    adapter ── input ──▶ manager.feed ──▶ Gateway.step ──▶ effects ──▶ transports, agent runs, log
+
+What belongs to an event loop comes through two ports: a `Transport` for each connection, and one `Host`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+
+from qaws_proto import ConfigError, EventType, Gateway, Now, WebSocketConfig
+from qaws_proto.admission.gate import EventCheck, UpgradeCheck
+from qaws_proto.effects import (
+    CancelRun,
+    CloseWrite,
+    Drained,
+    DropConnection,
+    Note,
+    PauseReading,
+    PauseRun,
+    ResumeReading,
+    ResumeRun,
+    SendBytes,
+    StartRun,
+)
+from qaws_proto.inputs import (
+    ConnectionOpened,
+    DrainRequested,
+    Input,
+    RunChunk,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStep,
+    StopRequested,
+    TimerFired,
+)
+
+from .agents import Agent, AgentReply, AgentStep, RunContext
+from .telemetry import NoteLogger
+
+YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
+
+
+class Transport(Protocol):
+    """What a connection is written to. None of it waits, none of it raises."""
+
+    number: int  # set by the manager, before anything else is called
+
+    def send(self, data: bytes) -> None:
+        """Write; feed `WriteBlocked` when more is unsent than is good, and `WriteDrained` when it has gone."""
+
+    def close_write(self) -> None:
+        """Half-close, behind what was written."""
+
+    def drop(self) -> None:
+        """Close at once."""
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
+
+class Host(Protocol):
+    """What the event loop gives to a manager."""
+
+    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+        """Run an async function in a task of its own."""
+
+    def wake_at(self, deadline: float | None) -> None:
+        """Call `manager.wake()` at `deadline` (seconds of the monotonic clock); None: no need to."""
+
+
+class _ActiveRun:
+    """An agent at work: how to cancel it, and how to hold it back."""
+
+    __slots__ = ("resumed", "scope", "yielded")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.resumed: anyio.Event | None = None  # set while the node wants no more pieces
+        self.yielded = 0
+
+
+class WebSocketManager:
+    """A node with its agent, ready to be driven by any adapter."""
+
+    def __init__(
+        self,
+        config: WebSocketConfig | None = None,
+        *,
+        agent: object = None,
+        events: Sequence[EventType] = (),
+        upgrade_checks: Sequence[UpgradeCheck] = (),
+        event_checks: Sequence[EventCheck] = (),
+    ) -> None:
+        """Without a `config` the settings of the environment hold (`qaws.settings.load()`).
+
+        Raises ConfigError where the configuration cannot be used, AgentError where `agent` is none.
+        """
+        if config is None:
+            from .settings import load
+
+            config = load().config
+        self.config = config
+        self.gateway = Gateway(
+            config,
+            ids=lambda: secrets.token_hex(16),
+            events=events,
+            upgrade_checks=upgrade_checks,
+            event_checks=event_checks,
+        )
+        self._agent: Agent | None = None
+        if agent is not None:
+            self.set_qa_agent(agent)
+        self._host: Host | None = None
+        self._numbers = count(1)
+        self._transports: dict[int, Transport] = {}
+        self._active: dict[str, _ActiveRun] = {}
+        self._inputs: deque[Input] = deque()
+        self._performing = False
+        self._log = NoteLogger(config.logging)
+        self.drained: Callable[[], None] = _nothing
+        self._perform: dict[type, Callable[[Any], None]] = {
+            SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
+            CloseWrite: lambda effect: self._transports[effect.connection].close_write(),
+            DropConnection: lambda effect: self._transports.pop(effect.connection).drop(),
+            PauseReading: lambda effect: self._transports[effect.connection].pause_reading(),
+            ResumeReading: lambda effect: self._transports[effect.connection].resume_reading(),
+            StartRun: self._start_run,
+            CancelRun: self._cancel_run,
+            PauseRun: self._pause_run,
+            ResumeRun: self._resume_run,
+            Note: self._log.write,
+            Drained: lambda effect: self.drained(),
+        }
+
+    def set_qa_agent(self, agent: object) -> None:
+        """The agent that answers from now on. Raises AgentError where it cannot be called as one."""
+        self._agent = Agent(agent, threads=self.config.agent.threads)
+
+    # ── for adapters ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, host: Host) -> None:
+        """The event loop that drives this manager. Raises ConfigError where it is unsafe to serve, or has no agent."""
+        self.config.require_safe()
+        if self._agent is None:
+            raise ConfigError("no agent is set: give one to the server, or call manager.set_qa_agent(agent)")
+        if self._host is not None:
+            raise RuntimeError("this manager is driven by another server already")
+        self._host = host
+
+    def connect(self, transport: Transport, peer: str | None) -> int:
+        """A peer connected: its number from now on. `peer` is its IP address, None where it has none."""
+        number = transport.number = next(self._numbers)
+        self._transports[number] = transport
+        self.feed(ConnectionOpened(number, peer))
+        return number
+
+    def feed(self, event: Input) -> None:
+        """Steps 2 to 5 of the drive loop for one input. Inputs that come while effects are performed wait for them."""
+        self._inputs.append(event)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._inputs:
+                now = Now(time.monotonic(), time.time())  # 2. read both clocks once
+                for effect in self.gateway.step(self._inputs.popleft(), now):  # 3. step
+                    self._perform[type(effect)](effect)  # 4. perform the effects in order
+        finally:
+            self._performing = False
+        if self._host is not None:
+            self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
+
+    def wake(self) -> None:
+        """The time of the timer has come."""
+        self.feed(TimerFired())
+
+    def drain(self) -> None:
+        """Stop gracefully: `drained` is called when no connection is left."""
+        self.feed(DrainRequested())
+
+    def stop(self) -> None:
+        """Stop now."""
+        self.feed(StopRequested())
+
+    # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_run(self, run: StartRun) -> None:
+        assert self._host is not None
+        self._active[run.run_id] = _ActiveRun()
+        self._host.spawn(self._run, run)
+
+    def _cancel_run(self, effect: CancelRun) -> None:
+        active = self._active.get(effect.run_id)
+        if active is not None:
+            active.scope.cancel()
+
+    def _pause_run(self, effect: PauseRun) -> None:
+        active = self._active.get(effect.run_id)
+        if active is not None:
+            active.resumed = anyio.Event()
+
+    def _resume_run(self, effect: ResumeRun) -> None:
+        active = self._active.get(effect.run_id)
+        if active is not None and active.resumed is not None:
+            active.resumed.set()
+            active.resumed = None
+
+    async def _run(self, run: StartRun) -> None:
+        """One run of the agent, in a task of its own. However it ends, the node is told once (C8)."""
+        assert self._agent is not None
+        active = self._active[run.run_id]
+        context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
+        end: Input = RunFailed(run.run_id)
+        try:
+            with active.scope:
+                end = await self._call(self._agent, run, context, active)
+        finally:
+            del self._active[run.run_id]
+            self.feed(end)
+
+    async def _call(self, agent: Agent, run: StartRun, context: RunContext, active: _ActiveRun) -> Input:
+        async def emit(piece: object) -> None:
+            await self._emit(run.run_id, active, piece)
+
+        def started() -> None:
+            self.feed(RunStarted(run.run_id))
+
+        try:
+            answer = await agent.run(run.content, context, emit, started)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            # An agent may raise anything, its own CancelledError and SystemExit too; only a real cancellation goes on.
+            if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled(active):
+                raise
+            return RunFailed(run.run_id, error)
+        if isinstance(answer, AgentReply):
+            return RunFinished(run.run_id, answer.content, tuple(answer.reasoning_steps), tuple(answer.tools_used))
+        return RunFinished(run.run_id, answer)
+
+    async def _emit(self, run_id: str, active: _ActiveRun, piece: object) -> None:
+        """A piece or a step for the node. Waits while the node wants no more, and now and then for the others."""
+        if isinstance(piece, AgentStep):
+            self.feed(RunStep(run_id, piece.kind, piece.name, piece.content))
+        else:
+            self.feed(RunChunk(run_id, piece))
+        active.yielded += 1
+        if active.resumed is not None:
+            await active.resumed.wait()
+        if active.yielded % YIELD_EVERY == 0 or active.scope.cancel_called:
+            await anyio.lowlevel.checkpoint()
+
+
+def _cancelled(active: _ActiveRun) -> bool:
+    """Whether the run, or what it is part of, has been told to stop."""
+    return active.scope.cancel_called or anyio.current_effective_deadline() == float("-inf")
+
+
+def _nothing() -> None:
+    """What `drained` is until a server sets it."""
