@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test run lint bench requirements run-websocket run-websocket-demo test-websocket clean
+.PHONY: demo test run lint bench wheel requirements run-websocket run-websocket-demo test-websocket clean
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -23,6 +23,13 @@ lint: $(READY)  ## style, types and the direction of imports
 
 bench: $(READY)  ## every benchmark; see benchmarks/
 	@$(BIN)/python -m benchmarks all
+
+wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m build --no-isolation --outdir "$$folder/dist" . >/dev/null && \
+	$(PYTHON) -m venv "$$folder/venv" && \
+	"$$folder/venv/bin/pip" install --quiet --disable-pip-version-check "$$(echo "$$folder"/dist/*.whl)[all]" && \
+	cd "$$folder" && venv/bin/qaws demo
 
 run-websocket: run
 run-websocket-demo: demo

@@ -6,8 +6,10 @@ Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.c
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from datetime import timedelta
 
+import pytest
 from hypothesis import settings
 
 # dev is quick at the desk; ci gives the same verdict every time, on a machine of any speed; deep is for a long night.
@@ -15,3 +17,12 @@ settings.register_profile("dev", max_examples=50, deadline=timedelta(seconds=1))
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is there (CI), a skipped test is a failed one: it says what is missing."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
