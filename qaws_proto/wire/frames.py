@@ -7,11 +7,10 @@ assembly of messages, one verdict and then silence) is done here.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 from wsproto.connection import CLIENT, SERVER, Connection, ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from ..faults import Fault
@@ -63,12 +62,12 @@ class Frames:
 
     `receive` takes bytes, `next_event` gives what they say, one event a call, and None when more bytes are needed.
     A message never holds more than `max_message` bytes or `max_fragments` frames (F3, F4); what a header declares
-    counts at once. `frames` counts every frame whose header is complete.
+    counts at once. `frames` counts every frame that has begun.
     """
 
     __slots__ = (
-        "_at", "_ended", "_events", "_fragments", "_header", "_in_message", "_inbox", "_left", "_max_fragments",
-        "_max_message", "_parts", "_size", "_ws", "frames",
+        "_at", "_ended", "_fragments", "_header", "_in_message", "_inbox", "_left", "_max_fragments", "_max_message",
+        "_pieces", "_size", "_ws", "frames",
     )  # fmt: skip
 
     def __init__(self, *, client: bool, max_message: int, max_fragments: int) -> None:
@@ -82,8 +81,7 @@ class Frames:
         self._in_message = False  # a data message has begun and is not finished
         self._fragments = 0
         self._size = 0  # bytes of the message so far, as declared by its headers
-        self._parts: list[str | bytes] = []
-        self._events: deque[FrameEvent] = deque()
+        self._pieces = bytearray()  # what has come of a message in several reads; a list of tiny ones costs 60 times it
         self._ended = False
         self.frames = 0
 
@@ -94,13 +92,14 @@ class Frames:
 
     @property
     def held(self) -> int:
-        """Bytes held of all kinds: unread ones and those of an unfinished message."""
+        """Bytes held: unread ones, a part of a header, and an unfinished message. (A part of a control frame is not
+        counted: 125 bytes at most.)"""
         return self.waiting + len(self._header) + self._size
 
     @property
     def unfinished(self) -> bool:
         """Whether the peer has begun a frame or message and not finished it."""
-        return not self._ended and (self._in_message or self._left > 0 or bool(self._header))
+        return self._in_message or self._left > 0 or bool(self._header)
 
     @property
     def readable(self) -> bool:
@@ -115,113 +114,97 @@ class Frames:
         self._at = 0
 
     def next_event(self, until: int | None = None) -> FrameEvent | None:
-        """The next thing the bytes say, or None where more are needed, or where `frames` has come to `until`."""
-        while True:
-            if self._events:
-                return self._events.popleft()
-            if self._ended or self._at >= len(self._inbox) or self.frames == until:
-                return None
+        """The next thing the bytes say, or None where more are needed, or where frame number `until` was the last."""
+        while self._at < len(self._inbox):
             if self._left:
-                self._read_payload()
+                event = self._read_payload()
+            elif self._header or self.frames != until:
+                event = self._read_header()
             else:
-                self._read_header()
+                return None
+            if event is not None:
+                return event
+        return None
 
-    def _read_header(self) -> None:
+    def _read_header(self) -> FrameEvent | None:
         """Read (a part of) a header, and with it as much of the payload as is here."""
         start, inbox = self._at, self._inbox
+        if not self._header:
+            self.frames += 1
         head = self._header + inbox[start : start + 14 - len(self._header)]
         size = _header_size(head)
         if len(head) < size:
-            self._at = start + len(head) - len(self._header)
-            self._header = head
-            self._feed(inbox[start : self._at])
-            return
+            self._at, self._header = len(inbox), head
+            return self._feed(inbox[start:])
         end = start + size - len(self._header)
         self._header = b""
-        fault, length = self._open_frame(head)
+        length = _payload_length(head)
+        fault = None if head[0] & 0x08 else self._open_data_frame(head[0] & 0x0F, length)
         if fault is not None:  # the judge sees the header first: a violation in it comes before our limits
-            self._feed(inbox[start:end])
-            self._fail(fault)
-            return
+            broken = Violated(Fault.PROTOCOL_VIOLATION)
+            return broken if self._feed(inbox[start:end]) == broken else self._end(Violated(fault))
         self._at = min(end + length, len(inbox))
         self._left = end + length - self._at
-        self._feed(inbox[start : self._at])
+        return self._feed(inbox[start : self._at])
 
-    def _read_payload(self) -> None:
+    def _read_payload(self) -> FrameEvent | None:
         start = self._at
         self._at = min(start + self._left, len(self._inbox))
         self._left -= self._at - start
-        self._feed(self._inbox[start : self._at])
+        return self._feed(self._inbox[start : self._at])
 
-    def _open_frame(self, head: bytes) -> tuple[Fault | None, int]:
-        """Count the frame that begins, and judge what it declares. The length of its payload."""
-        self.frames += 1
-        length = head[1] & 0x7F
-        if length > 125:
-            length = int.from_bytes(head[2 : 2 + _LENGTH_BYTES[length]])
-        if head[0] & 0x08:  # a control frame: wsproto refuses lengths over 125
-            return (Fault.PROTOCOL_VIOLATION if length > 125 else None), length
+    def _open_data_frame(self, opcode: int, length: int) -> Fault | None:
+        """Judge what the header of a data frame says, before any of its payload comes."""
+        if (opcode == 0) != self._in_message:
+            return Fault.PROTOCOL_VIOLATION  # RFC 6455 section 5.4; wsproto would wait for the payload to tell
         self._in_message = True
         self._fragments += 1
         self._size += length
         if self._size > self._max_message:
-            return Fault.MESSAGE_TOO_BIG, length
+            return Fault.MESSAGE_TOO_BIG
         if self._fragments > self._max_fragments:
-            return Fault.TOO_MANY_FRAGMENTS, length
-        return None, length
+            return Fault.TOO_MANY_FRAGMENTS
+        return None
 
-    def _feed(self, data: bytes) -> None:
-        """Give bytes of one frame to wsproto and keep what it says."""
+    def _feed(self, data: bytes) -> FrameEvent | None:
+        """Give bytes of one frame to wsproto; what it says, which is one thing at most."""
         self._ws.receive_data(data)
-        for event in self._ws.events():
-            self._take(event)
-
-    def _take(self, event: Event) -> None:
+        event = next(self._ws.events(), None)
+        if event is None:
+            return None
         if isinstance(event, TextMessage | BytesMessage):
-            self._take_data(event)
-        elif isinstance(event, Ping):
-            self._events.append(PingReceived(bytes(event.payload)))
-        elif isinstance(event, Pong):
-            self._events.append(PongReceived(bytes(event.payload)))
-        elif isinstance(event, CloseConnection):
-            if self._ws.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
-                self._end(CloseReceived(int(event.code)))
-            elif event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA:
-                self._fail(Fault.INVALID_UTF8)
-            else:
-                self._fail(Fault.PROTOCOL_VIOLATION)
+            return self._take_data(event)
+        if isinstance(event, Ping):
+            return PingReceived(bytes(event.payload))
+        if isinstance(event, Pong):
+            return PongReceived(bytes(event.payload))
+        assert isinstance(event, CloseConnection)
+        if self._ws.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            return self._end(CloseReceived(int(event.code)))
+        bad_text = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        return self._end(Violated(Fault.INVALID_UTF8 if bad_text else Fault.PROTOCOL_VIOLATION))
 
-    def _take_data(self, event: TextMessage | BytesMessage) -> None:
-        if event.data:  # wsproto gives one event a read, empty ones too: those are stored nowhere (F4)
-            self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
+    def _take_data(self, event: TextMessage | BytesMessage) -> FrameEvent | None:
+        """Assemble a message: wsproto gives a piece a read."""
         if not event.message_finished:
-            return
-        parts, self._parts = self._parts, []
+            self._pieces += event.data.encode() if isinstance(event, TextMessage) else event.data
+            return None
+        pieces, self._pieces = self._pieces, bytearray()
         self._in_message = False
         self._fragments = self._size = 0
         if isinstance(event, TextMessage):
-            self._events.append(TextReceived(parts[0] if len(parts) == 1 else "".join(parts)))  # type: ignore[arg-type]
-        else:
-            self._events.append(BinaryReceived(b"".join(parts)))  # type: ignore[arg-type]
+            return TextReceived(pieces.decode() + event.data if pieces else event.data)
+        return BinaryReceived(bytes(pieces + event.data))
 
     def stop(self) -> None:
         """Read nothing more."""
         self._ended = True
-        self._forget()
-
-    def _fail(self, fault: Fault) -> None:
-        if not self._ended:
-            self._end(Violated(fault))
-
-    def _end(self, last: FrameEvent) -> None:
-        self._events.append(last)
-        self._ended = True
-        self._forget()
-
-    def _forget(self) -> None:
         self._inbox, self._at, self._left, self._header = b"", 0, 0, b""
-        self._in_message, self._size = False, 0
-        self._parts.clear()
+        self._in_message, self._size, self._pieces = False, 0, bytearray()
+
+    def _end(self, last: FrameEvent) -> FrameEvent:
+        self.stop()
+        return last
 
     def text(self, payload: bytes) -> bytes:
         """A frame with one whole text message; the payload is UTF-8."""
@@ -255,6 +238,12 @@ def _header_size(head: bytes) -> int:
     if len(head) < 2:
         return 2
     return 2 + _LENGTH_BYTES.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)
+
+
+def _payload_length(head: bytes) -> int:
+    """How long the payload is that a whole header declares."""
+    length = head[1] & 0x7F
+    return length if length < 126 else int.from_bytes(head[2 : 2 + _LENGTH_BYTES[length]])
 
 
 def text_frame(payload: bytes) -> bytes:
