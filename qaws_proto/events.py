@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union
+from math import isinf
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, Union, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -30,12 +32,12 @@ from .faults import Fault
 CONTENT_LENGTH = 10_000  # characters of a chat message (PROTOCOL)
 ID_LENGTH = 64  # characters of a message id (PROTOCOL)
 NAME_LENGTH = 128  # characters of a session id, a user id and a metadata key
-TOKEN_LENGTH = 8 * 1024  # bytes of a token (A8)
 METADATA_ENTRIES = 32  # (PROTOCOL)
 METADATA_LENGTH = 4096  # characters of one metadata string
 SAFE_INTEGER = 2**53 - 1  # RFC 8259 section 6: integers beyond are not the same everywhere
 NUMBER_LENGTH = 32  # characters of a number's text (M3)
 LOCATIONS = 5  # places named in the answer to a wrong event (M2)
+LOCATIONS_SIZE = 800  # characters of them as JSON, so that the answer stays within 1 KiB (M2)
 
 
 # ── what a client sends ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,13 +64,22 @@ def _one_error(value: object, validate: ValidatorFunctionWrapHandler) -> object:
         raise PydanticCustomError("metadata_value", "a string, a number or a boolean") from None
 
 
+def _few_entries(value: object) -> object:
+    """Counted before any entry is looked at: Pydantic alone would judge every one of thousands first."""
+    if isinstance(value, dict) and len(value) > METADATA_ENTRIES:
+        raise PydanticCustomError("too_long", "too many entries")
+    return value
+
+
 MetadataValue = Annotated[MetadataText | bool | Integer | Number, WrapValidator(_one_error)]
 
 
 class ClientEvent(BaseModel):
     """Base of every event a client may send; subclass it with a literal `type` to add one (docs/extending.md)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )  # fmt: skip
 
     type: str
     #: Whether `requests_per_minute` counts it. What is not counted is bounded by the frame budget alone.
@@ -81,12 +92,12 @@ class ClientEvent(BaseModel):
 
 
 class Auth(ClientEvent):
-    """The token: the first one, or one that refreshes it."""
+    """The token: the first one, or one that refreshes it. One that is too long is no token, but an event (A8, A9)."""
 
     counted = False
 
     type: Literal["auth"]
-    token: Annotated[str, Field(min_length=1, max_length=TOKEN_LENGTH, repr=False), NoNul]
+    token: Annotated[str, Field(min_length=1, repr=False), NoNul]
 
 
 class ChatMessage(ClientEvent):
@@ -98,7 +109,7 @@ class ChatMessage(ClientEvent):
     session_id: Name | None = None
     user_id: Name | None = None
     stream: bool = False
-    metadata: Annotated[dict[Name, MetadataValue], Field(max_length=METADATA_ENTRIES)] | None = None
+    metadata: Annotated[dict[Name, MetadataValue], BeforeValidator(_few_entries)] | None = None
 
     @property
     def correlation(self) -> str | None:
@@ -130,6 +141,10 @@ class Ping(ClientEvent):
     id: Annotated[str, Field(max_length=ID_LENGTH), NoNul] | None = None
 
 
+#: The events whose models hold no number outside `metadata`, and no model but themselves (see `ClientEvents.parse`).
+_FLAT = frozenset[type[ClientEvent]]({Auth, ChatMessage, Cancel, Ping})
+
+
 class Refused(NamedTuple):
     """Why a text is no event: INVALID_JSON, UNKNOWN_EVENT or INVALID_EVENT with up to five `{"loc", "type"}`."""
 
@@ -137,41 +152,56 @@ class Refused(NamedTuple):
     errors: tuple[Mapping[str, Any], ...] = ()
 
 
-_NO_OBJECT = Refused(Fault.INVALID_JSON)
-
-
 class ClientEvents:
     """The client events a node understands; `parse` turns one text into one of them."""
 
     def __init__(self, models: Sequence[type[ClientEvent]], depth: int) -> None:
-        self.types = tuple(model.model_fields["type"].annotation.__args__[0] for model in models)  # type: ignore[union-attr]
-        if len(set(self.types)) != len(self.types):
-            raise ValueError(f"two client events have the same type: {', '.join(sorted(self.types))}")
+        """`depth` bounds the nesting of an event. Raises ValueError where a type is missing or there twice."""
+        types = [_type_of(model) for model in models]
+        if len(set(types)) != len(types):
+            raise ValueError(f"two client events have the same type: {', '.join(sorted(types))}")
         union: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 - built at run time
         self._validator = TypeAdapter(union).validator
         self._depth = depth
 
     def parse(self, text: str) -> ClientEvent | Refused:
         """One event, or why there is none. Nothing of the text is in the refusal but names of fields."""
-        if text.count("[") + text.count("{") > self._depth and _nesting(text) > self._depth:
-            is_object = text.lstrip(" \t\r\n").startswith("{")
-            return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_deep"},)) if is_object else _NO_OBJECT
         try:
             event: ClientEvent = self._validator.validate_json(text)
         except ValidationError as error:
-            return _refusal(error)
-        # Pydantic takes the last of doubled keys and numbers of any length. Where the text has exactly one colon for
-        # each field it set, no key can be doubled; otherwise (a colon in a string, metadata) the text is read again.
-        if text.count(":") != len(event.model_fields_set):
-            try:
-                json.loads(text, object_pairs_hook=_unique, parse_int=_safe_integer, parse_float=_short)
-            except _NotStrict as error:
-                return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": str(error)},))
-        return event
+            return _refusal(error, text)
+        # Pydantic takes the last of doubled keys and numbers of any length, so the text is read again. Not so where it
+        # has exactly one colon for each field it set: then no key is doubled, and a flat event has no numbers.
+        if type(event) in _FLAT and text.count(":") == len(event.model_fields_set):
+            return event
+        flaw = _flaw(text, self._depth)
+        return event if flaw is None else _invalid(flaw)
+
+
+def _type_of(model: type[ClientEvent]) -> str:
+    names = get_args(model.model_fields["type"].annotation)
+    if len(names) != 1:
+        raise ValueError(f'{model.__name__} needs a literal type, such as type: Literal["my_event"]')
+    return str(names[0])
+
+
+def _invalid(kind: str) -> Refused:
+    return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": kind},))
 
 
 class _NotStrict(ValueError):
     """The text is JSON, but two parsers could read it differently."""
+
+
+def _flaw(text: str, depth: int) -> str | None:
+    """What is wrong with JSON that Pydantic has taken, or None (M3, M4)."""
+    try:
+        json.loads(
+            text, object_pairs_hook=_unique, parse_int=_safe_integer, parse_float=_finite, parse_constant=_no_number
+        )
+    except _NotStrict as error:
+        return str(error)
+    return "too_deep" if _nesting(text) > depth else None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:
@@ -187,14 +217,24 @@ def _short(text: str) -> None:
 def _safe_integer(text: str) -> None:
     _short(text)
     if abs(int(text)) > SAFE_INTEGER:
-        raise _NotStrict("integer_too_large")
+        raise _NotStrict("number_too_large")
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|([\[{])|([\]}])', re.DOTALL)
+def _finite(text: str) -> None:
+    _short(text)
+    if isinf(float(text)):
+        raise _NotStrict("number_too_large")
+
+
+def _no_number(text: str) -> NoReturn:
+    raise _NotStrict("finite_number")  # NaN, Infinity, -Infinity
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 
 
 def _nesting(text: str) -> int:
-    """How deep the brackets outside of strings nest."""
+    """How deep the brackets outside of strings nest in a text that is JSON."""
     depth = deepest = 0
     for match in _BRACKETS.finditer(text):
         if match[1]:
@@ -207,19 +247,27 @@ def _nesting(text: str) -> int:
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _MANY = 256  # beyond it a text is an attack, and spelling out its errors would be the point of it
+_NOT_OBJECT = ("json_invalid", "model_attributes_type")
+# What Pydantic's parser does not take although it is JSON, as it begins to say so.
+_BEYOND_PARSER = {"recursion limit": "too_deep", "number out of range": "number_too_long"}
 
 
-def _refusal(error: ValidationError) -> Refused:
+def _refusal(error: ValidationError, text: str) -> Refused:
     if error.error_count() > _MANY:
-        return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_many_errors"},))
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    first = found[0]["type"]
-    if first in ("json_invalid", "model_attributes_type", "model_type", "dict_type"):
-        if len(found[0]["loc"]) == 0:
-            return _NO_OBJECT
-    elif first == "union_tag_invalid" and len(found[0]["loc"]) == 0:
+        return _invalid("too_many_errors")
+    found = error.errors(include_url=False, include_input=False)
+    first = found[0]
+    if first["type"] in _NOT_OBJECT and not first["loc"]:
+        said = str(first.get("ctx", {}).get("error", ""))
+        kind = next((kind for start, kind in _BEYOND_PARSER.items() if said.startswith(start)), None)
+        is_object = text.lstrip(" \t\r\n").startswith("{")
+        return _invalid(kind) if kind is not None and is_object else Refused(Fault.INVALID_JSON)
+    if first["type"] == "union_tag_invalid" and not first["loc"]:
         return Refused(Fault.UNKNOWN_EVENT)
-    return Refused(Fault.INVALID_EVENT, tuple(_location(one["loc"], one["type"]) for one in found[:LOCATIONS]))
+    places = [_location(one["loc"], one["type"]) for one in found[:LOCATIONS]]
+    while len(json.dumps(places)) > LOCATIONS_SIZE:
+        del places[-1]
+    return Refused(Fault.INVALID_EVENT, tuple(places))
 
 
 def _location(loc: tuple[int | str, ...], kind: str) -> Mapping[str, Any]:
@@ -319,7 +367,7 @@ def parse_server_event(text: str | bytes) -> ServerEvents:
     return _SERVER.validate_json(text)
 
 
-def dump(event: ServerEvent) -> bytes:
+def dump(event: ServerEvent | ClientEvent) -> bytes:
     """The event as UTF-8 JSON, fields that are None left out (but not those inside `data`)."""
     payload: bytes = event.__pydantic_serializer__.to_json(event, exclude_none=True)
     return payload

@@ -7,14 +7,17 @@ The algorithm belongs to the key, never to the token (RFC 8725 section 3.1).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 import jwt
 
 from ..config import HMAC_SECRET_BYTES, NO_SECRET, AuthenticationConfig, ConfigError
-from ..events import NAME_LENGTH, TOKEN_LENGTH
+from ..events import NAME_LENGTH
 
+TOKEN_LENGTH = 8 * 1024  # bytes of a token (A8)
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")  # PROTOCOL, "Opening and authenticating"
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: a date beyond is not one
 
 
@@ -33,8 +36,14 @@ class Principal(NamedTuple):
 ANONYMOUS = Principal("anonymous", None, {}, None)
 
 
+_JWS = jwt.PyJWS()
+
+
 class Key:
-    """One verification key, with the one algorithm it is for and the `kid` that tokens name it by, if any."""
+    """One key, with the one algorithm it is for and the `kid` that tokens name it by, if any.
+
+    A shared secret for HS256; for the others a PEM, of which the public half is enough to verify.
+    """
 
     __slots__ = ("_material", "algorithm", "kid")
 
@@ -42,36 +51,45 @@ class Key:
         self, algorithm: str, material: str | bytes, kid: str | None = None, *, allow_weak: bool = False
     ) -> None:
         """Raises ConfigError where the material is too weak for the algorithm, or is a key of another kind."""
+        if algorithm not in ALGORITHMS:
+            raise ConfigError(f"{algorithm} is no algorithm of tokens here; there are {', '.join(ALGORITHMS)}")
         secret = material.encode() if isinstance(material, str) else material
-        if algorithm.startswith("HS"):
-            if len(secret) < HMAC_SECRET_BYTES and not allow_weak:
-                raise ConfigError(f"an HMAC secret has at least {HMAC_SECRET_BYTES} bytes (RFC 7518 section 3.2)")
-            if b"-----BEGIN " in secret or secret.startswith(b"ssh-"):
-                raise ConfigError(
-                    "the HMAC secret is a PEM or SSH key; a public key used as a secret is known to everybody"
-                )
+        if algorithm == "HS256" and b"-----BEGIN " in secret:
+            raise ConfigError("the HMAC secret is a PEM; a public key used as a secret is known to everybody")
+        if allow_weak and algorithm == "HS256":
+            secret = secret.ljust(HMAC_SECRET_BYTES, b"\0")  # HMAC does the same (RFC 2104 section 2); PyJWT warns
+        method = _JWS.get_algorithm_by_name(algorithm)
+        try:
+            self._material = method.prepare_key(secret)
+        except Exception:  # noqa: BLE001 - cryptography raises many kinds, with the material in some of their texts
+            raise ConfigError(f"the key for {algorithm} is not one, or one of another kind") from None
+        weakness = method.check_key_length(self._material)
+        if weakness is not None:
+            raise ConfigError(weakness)
         self.algorithm = algorithm
         self.kid = kid
-        self._material = secret
 
     def __repr__(self) -> str:
         return f"Key(algorithm={self.algorithm!r}, kid={self.kid!r})"
 
     def payload(self, token: str) -> bytes | None:
-        """What the token says, or None where this key did not sign it."""
+        """What the token says, or None where this key did not sign it.
+
+        None as well where its header asks for what is not done here (`crit`, `b64`; A1).
+        """
         try:
-            decoded = _JWS.decode_complete(token, self._material, algorithms=[self.algorithm])
+            token_parts = _JWS.decode_complete(token, self._material, algorithms=[self.algorithm])
         except jwt.PyJWTError:
             return None
-        payload: bytes = decoded["payload"]
+        header = token_parts["header"]
+        if "crit" in header or "b64" in header or self.kid not in (None, header.get("kid")):
+            return None
+        payload: bytes = token_parts["payload"]
         return payload
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """A token with these claims."""
         return jwt.encode(dict(claims), self._material, self.algorithm, headers={"kid": self.kid} if self.kid else None)
-
-
-_JWS = jwt.PyJWS()
 
 
 class TokenVerifier:
@@ -90,14 +108,10 @@ class TokenVerifier:
         """The principal of a valid token at `unix` seconds, or None."""
         if len(token) > TOKEN_LENGTH or not token.isascii():
             return None
-        header = _header(token)
-        if header is None:
-            return None
         for key in self._keys:
-            if key.algorithm == header.get("alg") and key.kid in (None, header.get("kid")):
-                payload = key.payload(token)
-                if payload is not None:
-                    return self._judge(payload, unix)
+            payload = key.payload(token)
+            if payload is not None:
+                return self._judge(payload, unix)
         return None
 
     def _judge(self, payload: bytes, unix: float) -> Principal | None:
@@ -136,16 +150,16 @@ def issue_token(
 ) -> str:
     """A token for a user, valid for `expires_in` seconds (default `token_expiry`).
 
-    Raises ConfigError without a secret, ValueError on a user id or lifetime that no gateway would accept, and on own
-    claims that stand for something already.
+    Raises ConfigError without a secret, ValueError on what no gateway would accept (an id, a lifetime, a token that
+    grew too long), and on own claims that stand for something already.
     """
     if config.jwt_secret is None:
         raise ConfigError("security.authentication.jwt_secret is not set: there is nothing to sign a token with")
     lifetime = config.token_expiry if expires_in is None else expires_in
     if not 0 < lifetime <= config.max_lifetime:
         raise ValueError(f"a token lives 1 to {config.max_lifetime} seconds, not {lifetime}")
-    if not _is_name(user_id):
-        raise ValueError(f"a user id has 1 to {NAME_LENGTH} characters, none of them NUL")
+    if not (_is_name(user_id) and _is_name(token_id)):
+        raise ValueError(f"a user or token id has 1 to {NAME_LENGTH} characters, none of them NUL")
     issued = int(unix)
     body = {
         "sub": user_id, "iss": config.issuer, "aud": config.audience,
@@ -154,21 +168,15 @@ def issue_token(
     doubled = sorted(set(body) & set(claims or {}))
     if doubled:
         raise ValueError(f"these claims are set by the gateway: {', '.join(doubled)}")
-    return _configured_key(config).sign({**body, **(claims or {})})
+    token = _configured_key(config).sign({**body, **(claims or {})})
+    if len(token) > TOKEN_LENGTH:
+        raise ValueError(f"a token has at most {TOKEN_LENGTH} bytes; with these claims it has {len(token)}")
+    return token
 
 
 def _configured_key(config: AuthenticationConfig) -> Key:
     assert config.jwt_secret is not None
     return Key(config.algorithm, config.jwt_secret.get_secret_value(), allow_weak=config.allow_weak_secret)
-
-
-def _header(token: str) -> Mapping[str, Any] | None:
-    """The protected header, or None where it is unreadable or asks for what is not done here (`crit`, `b64`; A1)."""
-    try:
-        header: Mapping[str, Any] = jwt.get_unverified_header(token)
-    except jwt.PyJWTError:
-        return None
-    return None if "crit" in header or "b64" in header else header
 
 
 def _object(payload: bytes) -> dict[str, Any] | None:
@@ -186,5 +194,9 @@ def _date(value: object) -> float | None:
     return float(value)
 
 
+# A lone surrogate, which JSON can hold and UTF-8 cannot, would break whatever says the name.
+_NAME = re.compile(rf"[^\0\ud800-\udfff]{{1,{NAME_LENGTH}}}")
+
+
 def _is_name(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= NAME_LENGTH and "\0" not in value
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
