@@ -10,8 +10,8 @@ from ..wire.http import Request
 
 Address = IPv4Address | IPv6Address
 
-
-_FORWARDED_FOR = re.compile(r'(?:^|[;,\s])for=("[^"]*"|[^;,\s]*)', re.IGNORECASE)  # RFC 7239 section 4
+# One parameter of an element (RFC 7239 section 4).
+_PARAMETER = re.compile(r'[ \t]*([a-z]+)=("[^"]*"|[^;"]*)(?:;|\Z)', re.IGNORECASE)
 
 
 def parse_address(text: str | None) -> Address | None:
@@ -71,9 +71,9 @@ class Addresses:
         return client
 
     def _hops(self, request: Request) -> list[str]:
-        if self._header == "x-forwarded-for":
-            return request.items(self._header)
-        return [hop for value in request.values(self._header) for hop in _FORWARDED_FOR.findall(value)]
+        """What each hop wrote. Cut at every comma, quoted or not: a client's open quote hides no proxy's element."""
+        elements = request.items(self._header)
+        return elements if self._header == "x-forwarded-for" else [_forwarded_for(element) for element in elements]
 
     def allows(self, address: Address | None) -> bool:
         """Whether a client of this address may connect. A pipe (no address) may, unless only some are allowed."""
@@ -82,3 +82,8 @@ class Addresses:
         if any(address in network for network in self._block):
             return False
         return not self._allow or any(address in network for network in self._allow)
+
+
+def _forwarded_for(element: str) -> str:
+    parameters = _PARAMETER.findall(element)
+    return next((value for name, value in parameters if name.lower() == "for"), "")

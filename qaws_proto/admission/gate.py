@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..clock import Now
 from ..config import WebSocketConfig
@@ -25,18 +25,22 @@ BEARER_SUBPROTOCOL = "qaws.bearer."
 
 
 class Refusal(NamedTuple):
-    """Why an applicant does not pass. `retry_after` is seconds; `text` replaces the table's where it helps more."""
+    """Why an applicant does not pass. `retry_after` is seconds; `text` replaces the table's where it helps more.
+
+    `cause` is what a user's check raised; it is for the log alone (C12).
+    """
 
     fault: Fault
     retry_after: float | None = None
     text: str | None = None
+    cause: BaseException | None = None
 
 
 @dataclass(slots=True)
 class Applicant:
     """An upgrade at the gate. Checks may read everything; the token check sets `principal`."""
 
-    request: Request
+    request: Request = field(repr=False)  # it may hold a token (C12)
     peer: Address | None
     now: Now
     address: Address | None = None
@@ -54,6 +58,7 @@ class Passage(NamedTuple):
 
 UpgradeCheck = Callable[["Gate", Applicant], Refusal | None]
 EventCheck = Callable[["Gate", Passage], Refusal | None]
+_Asked = TypeVar("_Asked")
 
 
 class Tally:
@@ -76,8 +81,8 @@ class Tally:
 
     def leave(self, address_key: str) -> None:
         """Count one less."""
-        self.total -= 1
         left = self._by_address.pop(address_key) - 1
+        self.total -= 1
         if left:
             self._by_address[address_key] = left
 
@@ -105,6 +110,7 @@ class Gate:
     ) -> None:
         """`verifier` stands in for the configured secret; own checks run after the built-in ones.
 
+        An own check that raises refuses with INTERNAL: nothing passes that was not checked, and the node lives (C1).
         Raises ConfigError where authentication is on and nothing could verify a token.
         """
         authentication = config.security.authentication
@@ -118,8 +124,8 @@ class Gate:
         limiting = config.security.rate_limiting
         self.limiter = RateLimiter(limiting) if limiting.enabled else None
         self.census = Census()
-        self._upgrade_checks = (*UPGRADE_CHECKS, *upgrade_checks)
-        self._event_checks = (*EVENT_CHECKS, *event_checks)
+        self._upgrade_checks = (*UPGRADE_CHECKS, *map(_guarded, upgrade_checks))
+        self._event_checks = (*EVENT_CHECKS, *map(_guarded, event_checks))
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order."""
@@ -148,6 +154,16 @@ class Gate:
         if self.census.draining:
             return max(1, ceil(self.config.drain.reconnect_after))
         return self.config.limits.retry_after
+
+
+def _guarded(check: Callable[[Gate, _Asked], Refusal | None]) -> Callable[[Gate, _Asked], Refusal | None]:
+    def ask(gate: Gate, asked: _Asked) -> Refusal | None:
+        try:
+            return check(gate, asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends in a refusal that carries it
+            return Refusal(Fault.INTERNAL, cause=error)
+
+    return ask
 
 
 # ── upgrades, in order: the cheap and the hostile first, tokens last (H10) ───────────────────────────────────────────
@@ -252,9 +268,9 @@ def rate_is_kept(gate: Gate, passage: Passage) -> Refusal | None:
     """The user's messages, or without authentication those of the address, stay within the limit (R1, R4)."""
     if gate.limiter is None or not passage.event.counted:
         return None
-    key = passage.address_key if passage.principal.expires_at is None else f"user {passage.principal.user_id}"
+    key = passage.address_key if gate.verifier is None else f"user {passage.principal.user_id}"
     wait = gate.limiter.admit(key, passage.now.mono)
-    return Refusal(Fault.RATE_LIMIT, exact_seconds(wait)) if wait > 0 else None
+    return Refusal(Fault.RATE_LIMIT, wait) if wait > 0 else None
 
 
 def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
@@ -268,11 +284,6 @@ def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
 
 
 EVENT_CHECKS: tuple[EventCheck, ...] = (rate_is_kept, user_is_the_tokens)
-
-
-def exact_seconds(wait: float) -> float:
-    """A wait rounded up to whole milliseconds, so that a client that keeps it is let in."""
-    return ceil(wait * 1000 + 1e-6) / 1000
 
 
 def details_of(refusal: Refusal) -> dict[str, Any] | None:

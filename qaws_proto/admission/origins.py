@@ -8,8 +8,8 @@ from ..config import CorsConfig
 from ..wire.http import Header
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?\Z")
-_ADDRESS = re.compile(r"(localhost|\[[0-9a-f:.]+\]|\d{1,3}(?:\.\d{1,3}){3})(:\d{1,5})?\Z")
+_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
+_ADDRESS = re.compile(r"(localhost|\[[0-9a-f:.]+\]|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(:[0-9]{1,5})?\Z")
 
 
 class Origins:

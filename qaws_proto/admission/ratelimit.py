@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from math import inf
+from struct import Struct
 
 from ..config import RateLimitingConfig
 
@@ -11,60 +13,73 @@ MINUTE = 60.0
 SECOND = 1.0
 OVERFLOW = "\0overflow"  # no user id and no address has this name
 
+_LAST = Struct("d")  # the packed times end in it
+
 
 class RateLimiter:
     """Counts accepted messages by key in windows of 60 s and 1 s, which slide with every message.
 
-    At most `max_keys` keys are remembered. Those silent for a minute make room; where there is none, every further key
-    shares one limit, so that a flood of keys never opens the gate (R2). Only `now.mono` is read: a jump of the wall
-    clock changes nothing (R3).
+    At most `max_keys` keys are remembered, in about 150 bytes each (a fifth more for the moment in which room is made),
+    and 8 bytes for each message of their last minute. Those silent for a minute make room, within a second of when it
+    is needed; where there is none, every further key shares one limit, so that a flood of keys never opens the gate
+    (R2). Only `now.mono` is read: a jump of the wall clock changes nothing (R3).
     """
 
     def __init__(self, config: RateLimitingConfig) -> None:
         self._per_minute = config.requests_per_minute
         self._per_second = config.burst_size
         self._max_keys = config.max_keys
-        # The one time of a key that spoke once in its minute, or its times in order. The least recent key comes first.
-        self._times: dict[str, float | array[float]] = {}
+        self._times: dict[str, bytes] = {}  # of each key the times in the last minute, in order, packed
+        self._search_at = -inf
 
     def __len__(self) -> int:
         return len(self._times)
 
     def admit(self, key: str, mono: float) -> float:
-        """0.0 and the message is counted, or the exact seconds after which one would be let in (nothing is counted)."""
-        times = self._times.pop(key, None)
-        if times is None:
-            key = self._room_for(key, mono)
-            times = self._times.pop(key, None)
-        if times is None:
-            self._times[key] = mono
-            return 0.0
-        if isinstance(times, float):
-            times = array("d", (times,))
+        """0.0 and the message is counted, or the seconds after which one will be let in (then nothing is counted).
+
+        These are whole milliseconds, and exact: one millisecond earlier is too early.
+        """
+        held = self._times.get(key)
+        if held is None and not self._has_room(mono):
+            key = OVERFLOW
+            held = self._times.get(key)
+        times = array("d", held or b"")
         del times[: bisect_right(times, mono - MINUTE)]
-        self._times[key] = times
-        wait = self._wait(times, mono)
-        if wait == 0.0:
+        opens = self._opens(times)
+        if opens <= mono:
             times.append(mono)
-        return wait
+            self._times[key] = times.tobytes()
+            return 0.0
+        milliseconds = int((opens - mono) * 1000)
+        while mono + milliseconds / 1000 < opens:  # what the client will be held against, rounding errors included
+            milliseconds += 1
+        return milliseconds / 1000
 
-    def _wait(self, times: array[float], mono: float) -> float:
-        wait = 0.0
+    def _opens(self, times: array[float]) -> float:
+        """When both windows have room."""
+        opens = -inf
         if len(times) >= self._per_minute:
-            wait = times[-self._per_minute] + MINUTE - mono
+            opens = times[-self._per_minute] + MINUTE
         if len(times) >= self._per_second:
-            wait = max(wait, times[-self._per_second] + SECOND - mono)
-        return wait
+            opens = max(opens, times[-self._per_second] + SECOND)
+        return opens
 
-    def _room_for(self, key: str, mono: float) -> str:
-        """The key itself, or the shared one where the table is full of keys that spoke within the minute."""
-        while len(self._times) >= self._max_keys:
-            oldest = next(iter(self._times))
-            times = self._times[oldest]
-            if (times if isinstance(times, float) else times[-1]) > mono - MINUTE:
-                return OVERFLOW
-            del self._times[oldest]
-        return key
+    def _has_room(self, mono: float) -> bool:
+        """Whether one more key can be remembered. A full table is searched for silent keys, at most once a second."""
+        if len(self._times) < self._max_keys:
+            return True
+        if mono < self._search_at:
+            return False
+        self._search_at = mono + SECOND
+        silent_since = mono - MINUTE
+        kept = [key for key, times in self._times.items() if _LAST.unpack(times[-8:])[0] > silent_since]
+        if len(kept) < len(self._times):
+            # Filled anew: a dict that keys were deleted from would grow to twice its size.
+            values = [self._times[key] for key in kept]
+            self._times.clear()
+            self._times.update(zip(kept, values, strict=True))
+        return len(kept) < self._max_keys
 
 
 class FrameBudget:
