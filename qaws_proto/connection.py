@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from math import ceil, inf, nextafter
+from typing import Any
 
 from .admission.addresses import Address, key_of
 from .admission.gate import SUBPROTOCOL, Applicant, Gate, Passage, Refusal, details_of
@@ -38,6 +40,7 @@ from .wire.link import ByteLink
 
 PROTOCOL_NAME = SUBPROTOCOL
 TOKEN_WARNING = 60.0  # seconds before its end that a token is said to expire (A4)
+TOKEN_TICK = 0.001  # seconds that its timer lies ahead at least, whatever the clocks say (C5)
 BAD_MESSAGE_WINDOW = 60.0  # seconds (M1)
 
 
@@ -59,9 +62,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.CLOSED: frozenset(),
 }
 
-_TIMERS = (
-    Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.BACKLOG,
-    Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
+_TIMERS = (  # that end with the conversation; what is unread then (BACKLOG) may hold the peer's Close
+    Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
 )  # fmt: skip
 
 
@@ -83,7 +85,8 @@ class Connection:
 
     __slots__ = (
         "_assembling", "_bad", "_blocked", "_budget", "_charged", "_discarded", "_end", "_heard_at", "_link", "_node",
-        "_opened_at", "_paused", "_peer", "_pinged_at", "_pong", "_queue", "_queued", "_strikes", "_warned",
+        "_opened_at", "_paused", "_peer", "_pinged_at", "_pong", "_queue", "_queued", "_strikes", "_trusted_until",
+        "_warned",
         "address_key", "epoch", "number", "phase", "principal", "session_id", "sessions",
     )  # fmt: skip
 
@@ -107,11 +110,12 @@ class Connection:
         self._queue: list[bytes] = []  # frames that wait for a blocked peer
         self._queued = 0
         self._pong: bytes | None = None  # the one pong that waits for it (F7)
-        self._paused = False
+        self._paused = False  # its reading, since too much waits on one side or the other
         self._strikes = 0  # refusals for the rate, in a row
         self._bad: list[float] = []  # when it sent what is no JSON
-        self._warned = False
-        self._discarded = 0
+        self._trusted_until: float | None = None  # unix seconds at which its token ends
+        self._warned = False  # that the token is about to end
+        self._discarded = 0  # bytes that came behind what ended it
         self._end: tuple[int, str] | None = None  # the close code, or HTTP status, and its word
         node.timers.set(Reason.HEAD, number, now.mono + node.config.limits.head_timeout)
         node.gate.census.knocking.enter(self.address_key)
@@ -142,6 +146,9 @@ class Connection:
                     return
             if event is None:
                 break
+            if self._assembling and not link.unfinished:  # what follows has a deadline of its own
+                self._assembling = False
+                self._node.timers.clear(Reason.MESSAGE, self.number)
             if type(event) is TextReceived:
                 admitted = self._text(event.text, now)
                 if admitted is not None:
@@ -166,10 +173,9 @@ class Connection:
 
     def drained(self, now: Now) -> None:
         """The transport has room again."""
-        if not self._blocked:
-            return
-        self._unblock()
-        self._resume_reading()
+        if self._blocked:
+            self._unblock()
+            self._regulate()
 
     # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -273,21 +279,22 @@ class Connection:
     def _heartbeat(self, now: Now) -> None:
         """Ping after silence; give up where even that gives no sign of life (F11). Re-armed, never moved by traffic."""
         server, timers = self._node.config.server, self._node.timers
+        silent_at = self._heard_at + server.heartbeat_interval
         if self._pinged_at is not None and self._heard_at < self._pinged_at:
             self.drop(now, Fault.HEARTBEAT_LOST.value.word)
-        elif now.mono - self._heard_at >= server.heartbeat_interval:
+        elif now.mono >= silent_at:  # the very sum the timer is set to: a difference could round to just before it
             self._pinged_at = now.mono
             self._node.outbox.send(self.number, self._link.ping())
             timers.set(Reason.HEARTBEAT, self.number, now.mono + server.timeout)
         else:
             self._pinged_at = None
-            timers.set(Reason.HEARTBEAT, self.number, self._heard_at + server.heartbeat_interval)
+            timers.set(Reason.HEARTBEAT, self.number, silent_at)
 
     def _token_due(self, now: Now) -> None:
         """The token is about to end, or has ended; the wall clock is asked again, it may have been put right (A4)."""
-        end = None if self.principal is None else self.principal.expires_at
+        end = self._trusted_until
         assert end is not None, "the timer is set where there is a token"
-        left = self._token_end(end) - now.unix
+        left = end - now.unix
         if left <= 0:
             self.refuse(Refusal(Fault.TOKEN_EXPIRED), now)
             return
@@ -297,12 +304,8 @@ class Connection:
         self._arm_token(left, now)
 
     def _arm_token(self, left: float, now: Now) -> None:
-        ahead = left - TOKEN_WARNING
-        self._node.timers.set(Reason.TOKEN, self.number, now.mono + (ahead if ahead > 0 else left))
-
-    def _token_end(self, expires_at: float) -> float:
-        """When a connection ends for its token: at `exp`, or with the leeway where that let it in."""
-        return expires_at + (self._node.config.security.authentication.leeway if self._warned is None else 0.0)
+        ahead = left - TOKEN_WARNING if left > TOKEN_WARNING else left
+        self._node.timers.set(Reason.TOKEN, self.number, now.mono + max(ahead, TOKEN_TICK))
 
     # ── the handshake ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,7 +323,7 @@ class Connection:
             self._refuse_upgrade(Refusal(fault), now)
             return
         applicant = Applicant(request, self._peer, now)
-        refused = node.gate.admit_upgrade(applicant)
+        refused = self._ask(node.gate.admit_upgrade, applicant, "status")
         if refused is not None:
             self._refuse_upgrade(refused, now)
             return
@@ -342,8 +345,27 @@ class Connection:
     def _refuse_upgrade(self, refused: Refusal, now: Now) -> None:
         row = refused.fault.value
         assert row.status is not None
-        retry_after = None if refused.retry_after is None else int(refused.retry_after)
+        retry_after = None if refused.retry_after is None else ceil(refused.retry_after)
         self._answer(row.status, row.word, refusal(refused.fault, retry_after), now)
+
+    def _ask(self, admit: Callable[[Any], Refusal | None], applicant: object, needed: str) -> Refusal | None:
+        """The gate's verdict; `needed` is the field of a fault that answers here.
+
+        A check that a user added and that raises, or refuses with a fault that says nothing here, is this server's
+        mistake: whoever met it does not pass, and `step` goes on (C1).
+        """
+        try:
+            refused = admit(applicant)
+            if refused is not None:
+                if refused.cause is not None:
+                    raise refused.cause
+                if getattr(refused.fault.value, needed) is None:
+                    raise ValueError(f"{refused.fault} has no {needed}")
+                ceil(refused.retry_after or 0)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends in the note and in one answer
+            self._note("ERROR", "check_failed", topic="security", cause=error)
+            return Refusal(Fault.INTERNAL)
+        return refused
 
     def knock(self, refused: Refusal | None, now: Now) -> None:
         """The socket is new: turn it away before it says a word, where there are too many."""
@@ -415,21 +437,17 @@ class Connection:
 
     def _after_turn(self, now: Now) -> None:
         """Set the deadlines that depend on what is left unread or unfinished."""
-        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+        link, timers = self._link, self._node.timers
+        if self.phase is Phase.CLOSED:
             return
-        link, timers, limits = self._link, self._node.timers, self._node.config.limits
-        if link.unfinished != self._assembling:
-            self._assembling = link.unfinished
-            if self._assembling:
-                timers.set(Reason.MESSAGE, self.number, now.mono + limits.message_timeout)
-            else:
-                timers.clear(Reason.MESSAGE, self.number)
-        if link.waiting:
-            timers.set(Reason.BACKLOG, self.number, now.mono)
-            if link.waiting > limits.inbox:
-                self._pause_reading()
-        elif self._paused:
-            self._resume_reading()
+        if link.waiting:  # just behind now: others get their turn first (F8), and `wake_at` moves on (C5)
+            timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
+        if self.phase is Phase.CLOSING:
+            return
+        if link.unfinished and not self._assembling:
+            self._assembling = True
+            timers.set(Reason.MESSAGE, self.number, now.mono + self._node.config.limits.message_timeout)
+        self._regulate()
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -447,11 +465,11 @@ class Connection:
         if self.principal is None:
             self.refuse(Refusal(Fault.AUTH_REQUIRED), now, event)
             return None
-        end = self.principal.expires_at
-        if end is not None and now.unix >= self._token_end(end):
+        if self._trusted_until is not None and now.unix >= self._trusted_until:
             self.refuse(Refusal(Fault.TOKEN_EXPIRED), now, event)
             return None
-        refused = self._node.gate.admit_event(Passage(event, self.principal, self.address_key, now))
+        passage = Passage(event, self.principal, self.address_key, now)
+        refused = self._ask(self._node.gate.admit_event, passage, "code")
         if refused is not None:
             self.refuse(refused, now, event)
             return None
@@ -513,15 +531,18 @@ class Connection:
         )
 
     def _trust(self, principal: Principal, now: Now) -> None:
+        """Speak for a principal until its token ends: at its `exp`, or behind the leeway where only that let it in."""
         self.principal = principal
-        if principal.expires_at is not None:
-            left = principal.expires_at - now.unix
-            self._warned = left <= TOKEN_WARNING  # `token_expires_in` has said it
-            self._arm_token(left, now)
+        end = principal.expires_at
+        if end is None:
+            return
+        self._trusted_until = end if end > now.unix else end + self._node.config.security.authentication.leeway
+        left = self._trusted_until - now.unix
+        self._warned = left <= TOKEN_WARNING  # `token_expires_in` has said it
+        self._arm_token(left, now)
 
     def _expires_in(self, now: Now) -> int | None:
-        end = None if self.principal is None else self.principal.expires_at
-        return None if end is None else max(0, int(end - now.unix))
+        return None if self._trusted_until is None else max(0, int(self._trusted_until - now.unix))
 
     # ── writing and ending ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -536,8 +557,8 @@ class Connection:
         self._queued += len(frame)
         if self._queued > self._node.config.limits.out_top:
             self.fall_behind(now)
-        elif self._queued > self._node.config.limits.out_high:
-            self._pause_reading()
+        else:
+            self._regulate()
 
     def _unblock(self) -> None:
         """Hand what waits to the transport."""
@@ -549,15 +570,13 @@ class Connection:
         self._queue = []
         self._queued, self._pong = 0, None
 
-    def _pause_reading(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._node.outbox.add(PauseReading(self.number))
-
-    def _resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._node.outbox.add(ResumeReading(self.number))
+    def _regulate(self) -> None:
+        """Stop reading while too much waits, unread or unsent; read on when it is less (C1, C7)."""
+        limits = self._node.config.limits
+        full = self.phase is not Phase.CLOSING and (self._queued > limits.out_high or self._link.waiting > limits.inbox)
+        if full is not self._paused:
+            self._paused = full
+            self._node.outbox.add(PauseReading(self.number) if full else ResumeReading(self.number))
 
     def _half_close(self, now: Now) -> None:
         """All is said: flush, half-close, and read and discard a little, so that the peer sees what we said (F13)."""
@@ -571,17 +590,23 @@ class Connection:
         """The one place where the phase changes."""
         assert phase in TRANSITIONS[self.phase], f"{self.phase} does not become {phase}"
         self.phase = phase
-        if phase in (Phase.CLOSING, Phase.CLOSED):
-            for reason in _TIMERS:
-                self._node.timers.clear(reason, self.number)
-            if phase is Phase.CLOSING:
-                self._resume_reading()
-            self._node.ending.append(self)
+        if phase not in (Phase.CLOSING, Phase.CLOSED):
+            return
+        for reason in _TIMERS:
+            self._node.timers.clear(reason, self.number)
+        if phase is Phase.CLOSING:
+            self._discarded = self._link.waiting
+            self._regulate()
+        else:
+            self._node.timers.clear(Reason.BACKLOG, self.number)
+        self._node.ending.append(self)
 
-    def _note(self, level: str, name: str, *, topic: str = "connection", **fields: Scalar) -> None:
+    def _note(
+        self, level: str, name: str, *, topic: str = "connection", cause: BaseException | None = None, **fields: Scalar
+    ) -> None:
         user_id = None if self.principal is None or self.principal is ANONYMOUS else self.principal.user_id
         facts = {"connection": self.number, "address": self.address_key, "user_id": user_id, **fields}
-        self._node.outbox.add(Note(topic, level, name, facts))
+        self._node.outbox.add(Note(topic, level, name, facts, cause))
 
 
 def _whole(seconds: float) -> int | float:
