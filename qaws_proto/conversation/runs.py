@@ -53,6 +53,11 @@ class Run:
         self.reasoning: list[str] = []
         self.tools: dict[str, None] = {}
 
+    def use(self, tool: str) -> None:
+        """Count a tool among those used, once."""
+        if tool:
+            self.tools[tool] = None
+
 
 class Runs:
     """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
@@ -68,6 +73,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    @property
+    def live(self) -> list[Run]:
+        """Those that have not ended for their clients, in the order in which they were accepted."""
+        return [run for run in self._runs.values() if run.state in (State.QUEUED, State.RUNNING)]
 
     @property
     def given_up(self) -> int:
@@ -161,6 +171,7 @@ class Runs:
             due = run.last_sent + self._config.roll_up
             if now.mono >= due:
                 self._flush(run, now)
+                self._pull(run)
             elif len(run.pending) == 1:
                 self._timers.set(Reason.ROLL_UP, run.id, due)
 
@@ -169,9 +180,9 @@ class Runs:
         run = self._running(event.run_id)
         if run is None:
             return
-        name, name_size = _clean(event.name or "")
-        content, content_size = _clean(event.content or "")
-        kind = _STEP_KINDS.get(event.kind) if isinstance(event.kind, str) else None
+        name, name_size = _clean("" if event.name is None else event.name)
+        content, content_size = _clean("" if event.content is None else event.content)
+        kind = _STEP_KINDS.get(event.kind) if type(event.kind) is str else None
         if kind is None or name is None or content is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's step has a known kind and text"), stop=True)
             return
@@ -180,8 +191,8 @@ class Runs:
             return
         if kind == "reasoning":
             run.reasoning.append(content)
-        elif name:
-            run.tools[name] = None
+        else:
+            run.use(name)
         if run.message.stream:
             self._flush(run, now)
             session = run.session
@@ -201,28 +212,37 @@ class Runs:
         if run.state is not State.RUNNING:
             self._retire(run, now)
             return
-        answer = "".join(run.pieces)
-        texts = (*event.reasoning_steps, *event.tools_used)
-        if event.content is not None or not all(isinstance(text, str) for text in texts):
-            text, size = _clean(event.content)
-            if text is None or not all(isinstance(text, str) for text in texts):
-                self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
-                return
-            if text.startswith(answer):  # the rest, so that the chunks of a streamed answer are the whole of it
-                rest = text[len(answer) :]
-                if run.message.stream and rest:
-                    run.pending.append(rest)
-                size -= run.size
-            answer, run.chars = text, len(text)
-            if not self._grow(run, max(size, 0), now, stop=False):
-                return
-        if not self._grow(run, sum(len(text) + STEP_OVERHEAD for text in texts), now, stop=False):
+        answer = self._answer(run, event.content, now)
+        if answer is None:
             return
-        run.reasoning += [_clean(text)[0] or "" for text in event.reasoning_steps]
-        run.tools.update((_clean(text)[0] or "", None) for text in event.tools_used)
+        for texts, keep in ((event.reasoning_steps, run.reasoning.append), (event.tools_used, run.use)):
+            for text, size in map(_clean, texts if isinstance(texts, tuple | list) else (None,)):
+                if text is None:
+                    self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's steps and tools are texts"))
+                    return
+                if not self._grow(run, STEP_OVERHEAD + size, now, stop=False):
+                    return
+                keep(text)
         self._respond(run, answer, "completed", now)
         self._note(run, "completed", now)
         self._retire(run, now)
+
+    def _answer(self, run: Run, content: object, now: Now) -> str | None:
+        """The whole answer: what the agent returned, or else the pieces it yielded; None where the run failed of it."""
+        pieces = "".join(run.pieces)
+        if content is None:
+            return pieces
+        answer, _ = _clean(content)
+        if answer is None:
+            self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
+            return None
+        rest = answer.removeprefix(pieces)
+        if not self._grow(run, len(rest.encode()), now, stop=False):
+            return None
+        run.chars = len(answer)
+        if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
+            run.pending.append(rest)
+        return answer
 
     def failed(self, event: RunFailed, now: Now) -> None:
         """The agent raised, or has stopped after a `CancelRun`."""
@@ -262,6 +282,7 @@ class Runs:
         run = self._runs[run_id]
         if reason is Reason.ROLL_UP:
             self._flush(run, now)
+            self._pull(run)
         elif reason is Reason.GIVE_UP:
             self._give_up(run)
             self._outbox.add(Note("run", "WARNING", "run_given_up", {"run_id": run.id, "given_up": self.given_up}))
@@ -314,11 +335,10 @@ class Runs:
         )  # fmt: skip
         run.sent += len(content)
         run.last_sent = now.mono
-        self._pull(run)
 
     def _pull(self, run: Run) -> None:
         """Hold the agent back where a reader is too far behind (C1)."""
-        if not run.paused and run.state is State.RUNNING and run.session.lagging:
+        if not run.paused and run.session.lagging:
             run.paused = True
             self._outbox.add(PauseRun(run.id))
 
@@ -357,6 +377,7 @@ class Runs:
     def _stop(self, run: Run, now: Now) -> None:
         """Tell the agent to stop. The session's next message waits for its end, but not for ever (G5)."""
         run.state = State.STOPPING
+        run.paused = False
         self._timers.clear(Reason.RUN, run.id)
         self._timers.set(Reason.GIVE_UP, run.id, now.mono + self._config.cancel_grace)
         self._outbox.add(CancelRun(run.id))
@@ -405,8 +426,10 @@ _STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]]
 
 def _clean(text: object) -> tuple[str | None, int]:
     """An agent's text and its bytes in UTF-8, lone surrogates replaced (G4); None where it is no text."""
-    if not isinstance(text, str):
-        return None, 0
+    if type(text) is not str:
+        if not issubclass(type(text), str):
+            return None, 0
+        text = str.__str__(text)  # a subclass could answer anything
     if text.isascii():
         return text, len(text)
     try:
