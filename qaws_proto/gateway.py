@@ -243,7 +243,7 @@ class Gateway:
             connection.sessions.clear()
             if connection.phase is Phase.CLOSED:
                 self._connections.pop(connection.number, None)
-        self._check_drained()
+        self._check_drained(now)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,11 +280,14 @@ class Gateway:
             self._outbox.add(Note("message", "INFO", "accepted", {**fields, "content": message.content}))
 
     def _open_session(self, connection: Connection, principal: Principal, session_id: str) -> Session | Fault:
-        own = session_id == connection.session_id
         session = self._sessions.find(principal.user_id, session_id)
+        if session is not None and session.number in connection.sessions:
+            return session
+        if len(connection.sessions) >= self._config.sessions.per_user:  # where there are no users to count them by
+            return Fault.TOO_MANY_SESSIONS
         if session is not None:
             return session
-        epoch = connection.epoch if own else self._node.ids()
+        epoch = connection.epoch if session_id == connection.session_id else self._node.ids()
         return self._sessions.open(principal.user_id, session_id, epoch, bounded=self._node.gate.verifier is not None)
 
     def _point_to(self, connection: Connection, session: Session, message_id: str, now: Now) -> None:
@@ -370,34 +373,43 @@ class Gateway:
         self._drain(now)
 
     def _drain(self, now: Now) -> None:
-        """Close some of the connections that no run is for, or of all where the time is over."""
+        """Close some of the connections that no run is for; of all, and without their runs, where the time is over."""
         assert self._drain_until is not None
         over = now.mono >= self._drain_until
+        if over:
+            self._cancel_runs(now)
         left = self._config.drain.closes
         for connection in list(self._connections.values()):
             if left == 0:
                 break
-            working = any(session.busy for session in connection.sessions.values())
-            if connection.phase is not Phase.CLOSING and (over or not working):
+            idle = over or not any(session.busy for session in connection.sessions.values())
+            if idle and connection.phase in (Phase.AUTHENTICATING, Phase.OPEN):
                 connection.close(Fault.RESTARTING, now)
                 left -= 1
-        if self._connections:
-            self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
-        self._check_drained()
+        self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
+        self._check_drained(now)
 
     def _stop_requested(self, event: StopRequested, now: Now) -> None:
         """Everything ends now."""
         self._drain_until = now.mono
         self._node.gate.census.draining = True
+        self._cancel_runs(now)
         for connection in list(self._connections.values()):
-            for session in connection.sessions.values():
-                self._runs.cancel_all(session, now)
             connection.close(Fault.GOING_AWAY, now)
-        self._check_drained()
+        self._check_drained(now)
 
-    def _check_drained(self) -> None:
-        if self._drain_until is not None and not self._connections and not self._drained:
-            self._drained = True
-            self._timers.clear(Reason.DRAIN, 0)
-            self._outbox.add(Note("node", "INFO", "drained", {"runs": self.runs}))
-            self._outbox.add(Drained())
+    def _cancel_runs(self, now: Now) -> None:
+        for run in reversed(self._runs.live):  # the waiting ones first, so that none of them starts
+            self._runs.cancel(run, now)
+
+    def _check_drained(self, now: Now) -> None:
+        """Say when a drain is over. Sockets that are not upgraded (probes, refused clients) do not hold it up."""
+        if self._drain_until is None or self._drained or self._node.gate.census.open.total or self._runs.live:
+            return
+        self._drained = True
+        self._timers.clear(Reason.DRAIN, 0)
+        for connection in list(self._connections.values()):
+            connection.drop(now)
+        self._settle(now)
+        self._outbox.add(Note("node", "INFO", "drained", {"runs": self.runs}))
+        self._outbox.add(Drained())
