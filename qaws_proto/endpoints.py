@@ -10,7 +10,7 @@ METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def answer(request: Request, gate: Gate) -> tuple[int, bytes]:
-    """The status and the whole answer to a request that is for no WebSocket."""
+    """The status and the whole answer to a request that is for no WebSocket. (For HEAD the link cuts off the body.)"""
     if request.path not in ("/healthz", "/readyz"):
         return _refused(Fault.NOT_FOUND)
     if request.method not in METHODS:
@@ -23,7 +23,7 @@ def answer(request: Request, gate: Gate) -> tuple[int, bytes]:
     if draining:
         headers.append(("Retry-After", str(gate.retry_after)))
     status, body = (503, '{"status":"draining"}') if draining else (200, '{"status":"ok"}')
-    return status, response(status, body, headers, media_type="application/json", head=request.method == "HEAD")
+    return status, response(status, body, headers, media_type="application/json")
 
 
 def _refused(fault: Fault) -> tuple[int, bytes]:

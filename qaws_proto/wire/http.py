@@ -6,7 +6,6 @@ sizes) is checked here first, line by line, so that the verdict never depends on
 
 from __future__ import annotations
 
-import binascii
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
@@ -24,12 +23,13 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _LINE_BYTE = re.compile(rb"[^\x20-\x7e\r\n]")  # what no request line holds: a TLS hello, random bytes (H3)
 _VALUE_BYTE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # control characters a field value must not hold (H4)
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/(\d)\.(\d)\Z")
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\Z")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
+_ABSOLUTE = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 
 class Request(NamedTuple):
-    """One request head. Header names are lower-case; values are Latin-1 text as it came."""
+    """One request head. The target is a path and a query; header names are lower-case, values Latin-1 as they came."""
 
     method: str
     target: str
@@ -66,16 +66,23 @@ class HeadReader:
     Judges each line as it completes, in the order of the bytes, so that any cut of the bytes gives the same verdict.
     """
 
-    __slots__ = ("_buffer", "_count", "_limits", "_line")
+    __slots__ = ("_buffer", "_count", "_done", "_limits", "_line", "_seen")
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
         self._buffer = bytearray()
         self._line = 0  # where the line that is not complete begins
+        self._seen = 0  # how far it was looked at, so that tiny reads cost no more than large ones
         self._count = 0  # complete lines
+        self._done = False  # the verdict is out
 
     def __len__(self) -> int:
         return len(self._buffer)
+
+    @property
+    def bodyless(self) -> bool:
+        """Whether an answer has no body: that to HEAD (RFC 9110 section 9.3.2), be the rest of the head what it may."""
+        return self._buffer.startswith(b"HEAD ")
 
     @property
     def rest(self) -> bytes:
@@ -83,28 +90,36 @@ class HeadReader:
         return bytes(self._buffer[self._line :])
 
     def receive(self, data: bytes) -> Request | Fault | None:
-        """The request once its head is complete, a fault as soon as there is one, else None (more bytes are needed)."""
+        """The request once its head is complete, a fault as soon as there is one, else None (more bytes are needed).
+
+        Says one of them once; what comes later is kept in `rest`.
+        """
         self._buffer += data
+        verdict = None if self._done else self._read_lines()
+        self._done = self._done or verdict is not None
+        return verdict
+
+    def _read_lines(self) -> Request | Fault | None:
         while True:
-            end = self._buffer.find(b"\n", self._line)
-            complete = end >= 0
-            fault = self._check(end + 1 if complete else len(self._buffer), complete)
-            if fault is not None or not complete:
+            end = self._buffer.find(b"\n", self._seen) + 1
+            fault = self._check(end or len(self._buffer), complete=end > 0)
+            if fault is not None or not end:
+                self._seen = len(self._buffer)
                 return fault
-            blank = end - self._line == 1
-            self._line = end + 1
+            blank = end - self._line == 2
+            self._line = self._seen = end
             self._count += 1
             if blank:
-                return _parse(bytes(self._buffer[: self._line]))
+                return _parse(bytes(self._buffer[:end]))
 
     def _check(self, end: int, complete: bool) -> Fault | None:
         """The line from `_line` to `end`, judged in the order of its bytes."""
         limits, start = self._limits, self._line
         if self._count == 0:
-            stray = _LINE_BYTE.search(self._buffer, start, min(end, limits.request_line))
-            if stray is not None:
+            room = min(limits.request_line, limits.head_size)
+            if _LINE_BYTE.search(self._buffer, self._seen, min(end, room)):
                 return Fault.BAD_REQUEST
-            if end > limits.request_line:
+            if end > room:
                 return Fault.LINE_TOO_LONG
         if end > limits.head_size:
             return Fault.HEAD_TOO_BIG
@@ -136,10 +151,17 @@ def _parse(head: bytes) -> Request | Fault:
         event = connection.next_event()
     except h11.RemoteProtocolError:
         return Fault.BAD_REQUEST
-    if not isinstance(event, h11.Request):
-        return Fault.BAD_REQUEST
+    assert isinstance(event, h11.Request), "the head is complete"
     headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
-    return Request(event.method.decode("ascii"), event.target.decode("ascii"), headers)
+    request = Request(event.method.decode("ascii"), event.target.decode("ascii"), headers)
+    absolute = _ABSOLUTE.match(request.target)
+    if absolute is None:
+        return request
+    # RFC 9112 section 3.2.2: an absolute target is accepted. It names the server again, and has to agree with Host.
+    if absolute[1] != request.value("host"):
+        return Fault.BAD_REQUEST
+    target = request.target[absolute.end() :]
+    return request._replace(target=target if target.startswith("/") else "/" + target)
 
 
 def check_request(request: Request) -> Fault | None:
@@ -181,7 +203,7 @@ def check_upgrade(request: Request) -> Fault | None:
 def _is_key(key: str) -> bool:
     try:
         return len(key) == 24 and len(b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):  # ValueError: not ASCII
+    except ValueError:
         return False
 
 
@@ -209,16 +231,19 @@ _PHRASES = {
 }  # fmt: skip
 
 
-def response(
-    status: int, body: str = "", headers: Iterable[Header] = (), *, media_type: str = "text/plain", head: bool = False
-) -> bytes:
-    """One whole answer that ends the connection (H9), or its head. Nothing of the request is repeated in it."""
+def response(status: int, body: str = "", headers: Iterable[Header] = (), *, media_type: str = "text/plain") -> bytes:
+    """One whole answer that ends the connection (H9). Nothing of the request is repeated in it."""
     payload = body.encode("utf-8")
-    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers)]
-    if status != 204:
+    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if status != 204:  # RFC 9110 section 8.6: no Content-Length in it
         lines += [f"Content-Type: {media_type}; charset=utf-8", f"Content-Length: {len(payload)}"]
-    lines.append("Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (b"" if head else payload)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + payload
+
+
+def without_body(answer: bytes) -> bytes:
+    """The head of an answer."""
+    return answer[: answer.index(b"\r\n\r\n") + 4]
 
 
 def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") -> bytes:
@@ -231,7 +256,8 @@ def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") ->
     if status == 405:
         headers.append(("Allow", allow))
     if status == 426:
-        headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+        # RFC 9110 section 7.8: Upgrade is named in Connection; RFC 6455 section 4.4: the version is told
+        headers += [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     if retry_after is not None:
         headers.append(("Retry-After", str(retry_after)))
     return response(status, fault.value.word + "\n", headers)

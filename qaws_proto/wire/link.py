@@ -65,10 +65,10 @@ class ByteLink:
         """Take bytes of the peer. What comes behind a refused head, a Close or a violation is ignored (F9)."""
         if self._frames is not None:
             self._frames.receive(data)
-        elif self._head is not None and self._verdict is None:
+        elif self._head is not None:
             verdict = self._head.receive(data)
-            self._verdict = Violated(verdict) if isinstance(verdict, Fault) else verdict
-        # otherwise the head is refused
+            if verdict is not None:
+                self._verdict = Violated(verdict) if isinstance(verdict, Fault) else verdict
 
     def next_event(self, until: int | None = None) -> WireEvent | None:
         """The next thing that the bytes say, or None where more are needed, or where `frames` has come to `until`."""
@@ -79,7 +79,7 @@ class ByteLink:
 
     def accept(self, request: Request, subprotocol: str | None) -> bytes:
         """The 101. What came behind the head is read as frames from now on (H7)."""
-        assert self._head is not None, "a link accepts once"
+        assert self._head is not None, "a link answers once"
         limits = self._limits
         self._frames = Frames(client=False, max_message=limits.max_message_size, max_fragments=limits.max_fragments)
         self._frames.receive(self._head.rest)
@@ -87,9 +87,11 @@ class ByteLink:
         return http.accept_response(request, subprotocol)
 
     def refuse(self, answer: bytes) -> bytes:
-        """The one answer instead of a 101; everything else the peer sends is ignored."""
+        """The one answer instead of a 101, without its body for HEAD; all else that the peer sends is ignored (H9)."""
+        assert self._head is not None, "a link answers once"
+        bodyless = self._head.bodyless
         self._head = None
-        return answer
+        return http.without_body(answer) if bodyless else answer
 
     def stop(self) -> None:
         """Read nothing more."""

@@ -272,7 +272,7 @@ def decode(data: bytes, *, client: bool, max_message: int, max_fragments: int) -
     return said
 
 
-_TAIL = (0x80, 0xBF)
+_TAIL, _NOTHING = (0x80, 0xBF), (1, 0)
 _SEQUENCES = [  # RFC 3629 section 4
     ((0x00, 0x7F), []), ((0xC2, 0xDF), [_TAIL]),
     ((0xE0, 0xE0), [(0xA0, 0xBF), _TAIL]), ((0xE1, 0xEC), [_TAIL, _TAIL]),
@@ -288,14 +288,17 @@ def first_bad_byte(data: bytes) -> tuple[int | None, bool]:
     A surrogate is broken with its second byte, and Python's decoder says so with the third: so do we here.
     """
     due: list[tuple[int, int]] = []
+    lead = 0
     for at, byte in enumerate(data):
         if due:
             low, high = due.pop(0)
-            if not low <= byte <= high or (len(due) == 0 and data[at - 2] == 0xED and data[at - 1] > 0x9F):
+            if not low <= byte <= high:
                 return at, False
+            if lead == 0xED and byte > 0x9F and due:
+                due = [_NOTHING]
             continue
         tails = [tail for (low, high), tail in _SEQUENCES if low <= byte <= high]
         if not tails:
             return at, False
-        due = list(tails[0])
+        lead, due = byte, list(tails[0])
     return None, not due
