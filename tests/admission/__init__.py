@@ -1,0 +1,1 @@
+"""Tests of the gate and of everything it asks, one file a module."""
