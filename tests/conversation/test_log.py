@@ -1,0 +1,61 @@
+"""A session's log: numbers, bounds, and what is held behind a number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qaws_proto.conversation.log import Log
+
+
+def test_events_are_numbered_from_one() -> None:
+    log = Log("e", 10, 1000)
+    assert (log.epoch, log.head, log.held, log.total) == ("e", 0, 0, 0)
+    assert list(log.after(0)) == []
+    log.append(b"a")
+    log.append(b"bcd")
+    assert (log.head, log.held, log.total) == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("seq", "held", "payloads"),
+    [(0, False, None), (1, False, None), (2, True, [b"3", b"4"]), (3, True, [b"4"]), (4, True, []), (5, True, [])],
+)
+def test_the_newest_events_are_held(seq: int, held: bool, payloads: list[bytes] | None) -> None:
+    log = Log("e", 2, 1000)
+    for payload in (b"1", b"2", b"3", b"4"):
+        log.append(payload)
+    assert log.holds_after(seq) is held
+    if payloads is not None:
+        assert list(log.after(seq)) == payloads
+
+
+@pytest.mark.row("S1")
+@pytest.mark.clause("C7")
+@pytest.mark.parametrize(
+    ("sizes", "kept"), [([4, 4], [4, 4]), ([4, 4, 1], [4, 1]), ([9], [9]), ([1, 9], [9]), ([9, 1], [1]), ([9, 8], [8])]
+)
+def test_the_oldest_go_beyond_the_bytes_but_never_the_newest(sizes: list[int], kept: list[int]) -> None:
+    log = Log("e", 100, 8)
+    for size in sizes:
+        log.append(b"x" * size)
+    assert list(map(len, log.after(log.head - len(kept)))) == kept
+    assert not log.holds_after(log.head - len(kept) - 1)
+    assert (log.held, log.total) == (sum(kept), sum(sizes))
+
+
+@pytest.mark.row("S1")
+@given(st.lists(st.binary(max_size=20), max_size=60), st.integers(1, 10), st.integers(1, 60))
+def test_a_log_holds_a_tail_of_what_was_said(payloads: list[bytes], max_events: int, max_bytes: int) -> None:
+    log = Log("e", max_events, max_bytes)
+    for payload in payloads:
+        log.append(payload)
+    held = [seq for seq in range(len(payloads) + 1) if log.holds_after(seq)]
+    assert held == list(range(held[0], len(payloads) + 1))
+    for seq in held:
+        assert list(log.after(seq)) == payloads[seq:]
+    kept = len(payloads) - held[0]
+    assert kept <= max_events
+    assert kept <= 1 or log.held <= max_bytes
+    assert kept >= min(1, len(payloads))
