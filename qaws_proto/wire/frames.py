@@ -77,7 +77,7 @@ class Frames:
         self._inbox = b""
         self._at = 0  # what is read of the inbox
         self._header = b""  # what has come of a header that is not complete
-        self._left = 0  # bytes that are missing of the current frame's payload
+        self._left = 0  # bytes that are not read of a frame whose header is judged
         self._in_message = False  # a data message has begun and is not finished
         self._fragments = 0
         self._size = 0  # bytes of the message so far, as declared by its headers
@@ -117,7 +117,7 @@ class Frames:
         """The next thing the bytes say, or None where more are needed, or where frame number `until` was the last."""
         while self._at < len(self._inbox):
             if self._left:
-                event = self._read_payload()
+                event = self._read_frame()
             elif self._header or self.frames != until:
                 event = self._read_header()
             else:
@@ -127,7 +127,7 @@ class Frames:
         return None
 
     def _read_header(self) -> FrameEvent | None:
-        """Read (a part of) a header, and with it as much of the payload as is here."""
+        """Read a part of a header; a whole one is judged, and left to be read with the payload."""
         start, inbox = self._at, self._inbox
         if not self._header:
             self.frames += 1
@@ -143,11 +143,11 @@ class Frames:
         if fault is not None:  # the judge sees the header first: a violation in it comes before our limits
             broken = Violated(Fault.PROTOCOL_VIOLATION)
             return broken if self._feed(inbox[start:end]) == broken else self._end(Violated(fault))
-        self._at = min(end + length, len(inbox))
-        self._left = end + length - self._at
-        return self._feed(inbox[start : self._at])
+        self._left = end - start + length
+        return None
 
-    def _read_payload(self) -> FrameEvent | None:
+    def _read_frame(self) -> FrameEvent | None:
+        """Read as much of the frame as is here."""
         start = self._at
         self._at = min(start + self._left, len(self._inbox))
         self._left -= self._at - start
