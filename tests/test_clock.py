@@ -28,7 +28,7 @@ class TimersAgainstModel(RuleBasedStateMachine):
         self.model.pop((reason, owner), None)
         self.model[reason, owner] = at
 
-    @rule(reason=REASONS, owner=OWNERS, at=TIMES, times=st.integers(1, 200))
+    @rule(reason=REASONS, owner=OWNERS, at=TIMES, times=st.integers(1, 80))
     def set_many_times(self, reason: Reason, owner: Owner, at: float, times: int) -> None:
         for later in range(times):
             self.set(reason, owner, at + later)
