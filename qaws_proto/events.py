@@ -201,7 +201,8 @@ def _flaw(text: str, depth: int) -> str | None:
         )
     except _NotStrict as error:
         return str(error)
-    return "too_deep" if _nesting(text) > depth else None
+    brackets = text.count("[") + text.count("{")
+    return "too_deep" if brackets > depth and _nesting(text) > depth else None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:
@@ -247,7 +248,7 @@ def _nesting(text: str) -> int:
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _MANY = 256  # beyond it a text is an attack, and spelling out its errors would be the point of it
-_NOT_OBJECT = ("json_invalid", "model_attributes_type")
+_NOT_OBJECT = ("json_invalid", "dict_type")
 # What Pydantic's parser does not take although it is JSON, as it begins to say so.
 _BEYOND_PARSER = {"recursion limit": "too_deep", "number out of range": "number_too_long"}
 
