@@ -1,0 +1,62 @@
+"""What a benchmark can be asked for on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+
+class OptionsError(ValueError):
+    """The command line cannot be understood; the text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The size of a measurement; the same words for every benchmark."""
+
+    connections: int
+    in_flight: tuple[int, ...]
+    seconds: float
+    rounds: int
+
+
+def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]:
+    """The benchmark that is asked for (one of `names`, or `all`) and its size. Raises OptionsError."""
+    parser = _Parser(prog="python -m benchmarks", description="Measure the gateway and its peers.")
+    known = (*names, "all")
+    parser.add_argument("name", metavar="|".join(known), help="what to measure")
+    parser.add_argument("--connections", type=_count, default=64, metavar="N", help="open connections, a user each")
+    parser.add_argument(
+        "--in-flight", type=_count, nargs="+", default=[1, 16], metavar="N",
+        help="messages that a connection has unanswered; several give a table each",
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="length of one measurement")
+    parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="measurements of each server")
+    found = parser.parse_args(arguments)
+    if found.name not in known:
+        raise OptionsError(f"there is no benchmark {found.name!r}; there are {', '.join(known)}")
+    return found.name, Options(found.connections, tuple(found.in_flight), found.seconds, found.rounds)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong without repeating the usage: one line is enough."""
+        raise OptionsError(message)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to 3600")
+    return value

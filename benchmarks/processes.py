@@ -1,0 +1,109 @@
+"""Servers and load generators in processes of their own, told what to do and heard in lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 10.0  # seconds that a child has to end
+
+Result = TypeVar("Result")
+
+
+class ChildError(RuntimeError):
+    """A server or the load generator did not do what it was asked; the text says which and why."""
+
+
+class Child:
+    """A process that runs `python -m module`. It ends when its standard input does, with this process at the latest."""
+
+    def __init__(self, name: str, module: str, told: object) -> None:
+        """`name` is for people. `told` is the first line that it reads."""
+        self._name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us; the child hears of it by our end
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def hear(self) -> Any:
+        """The next line that it says. Raises ChildError where it ends instead, or says that it failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildError(f"{self._name} ended with status {self._process.wait(PATIENCE)}")
+        heard = json.loads(line)
+        if "failed" in heard:
+            raise ChildError(f"{self._name}: {heard['failed']}")
+        return heard
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+# ── on the other side ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listen_to_parent() -> Any:
+    """In a child: what it is told. From then on the process ends when its parent lets go of it."""
+    told = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return told
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def tell_parent(said: object) -> None:
+    """In a child: say a line."""
+    print(json.dumps(said), flush=True)
+
+
+def run_fast(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run on uvloop where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,77 @@
+"""Numbers for people: medians with their spread, Markdown tables, and the machine they come from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """The median of some measurements of one thing, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """The spread of at least one value."""
+        held = list(values)
+        return cls(median(held), min(held), max(held))
+
+    def text(self, digits: int = 0) -> str:
+        """Such as `12,345 (12,001 to 12,600)`."""
+        middle, low, high = (f"{value:,.{digits}f}" for value in self)
+        return f"{middle} ({low} to {high})"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column is text, the others are numbers."""
+    rule = ["---", *["---:"] * (len(headers) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows))
+
+
+def installed(package: str) -> str | None:
+    """The version of a distribution, or None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Such as `uvicorn 0.1, fastapi 0.2`."""
+    return ", ".join(f"{package} {installed(package) or '(missing)'}" for package in packages)
+
+
+def machine() -> str:
+    """What the figures depend on, without the names of hosts or paths."""
+    uvloop = installed("uvloop")
+    parts = [
+        f"{platform.python_implementation()} {platform.python_version()}",
+        f"uvloop {uvloop}" if uvloop else "asyncio's own loop (uvloop is not installed)",
+        versions(("pydantic", "PyJWT")),
+        f"{platform.system()} {platform.machine()}",
+        f"{os.cpu_count()} cores",
+        *_processor(),
+        *_load(),
+    ]
+    return "; ".join(parts)
+
+
+def _processor() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("model name")][:1]
+
+
+def _load() -> list[str]:
+    """How busy the machine was already: figures of a busy one are noisy."""
+    return [f"load average before {os.getloadavg()[0]:.1f}"] if hasattr(os, "getloadavg") else []
