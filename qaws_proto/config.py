@@ -33,7 +33,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Size = Annotated[int, Field(ge=256, le=1 << 30)]
 
-_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
 
 
 class ConfigError(ValueError):
@@ -50,9 +50,10 @@ def _network(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    if text != "*" and not _ORIGIN.match(text):
+    origin = text.lower()
+    if origin != "*" and not _ORIGIN.match(origin):
         raise ValueError("an origin is scheme://host[:port] with nothing after it, such as http://localhost:3000")
-    return text.lower()
+    return origin
 
 
 Network = Annotated[str, AfterValidator(_network)]
@@ -201,6 +202,11 @@ class LoggingConfig(Section):
     )
     log_messages: bool = Field(default=False, description="one line a message, with the beginning of its content")
     performance_metrics: bool = Field(default=True, description="durations and sizes on the line of each run")
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _in_capitals(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
 
 
 class LimitsConfig(Section):

@@ -121,7 +121,7 @@ def test_a_secret_is_not_printed() -> None:
 
 
 def test_origins_are_compared_in_lower_case() -> None:
-    config = WebSocketConfig.model_validate(_nested("security.cors.origins", ["http://LocalHost:3000"]))
+    config = WebSocketConfig.model_validate(_nested("security.cors.origins", ["HTTP://LocalHost:3000"]))
     assert config.security.cors.origins == ["http://localhost:3000"]
 
 
@@ -153,3 +153,7 @@ def test_a_node_that_is_open_or_closed_to_all_needs_a_word(
     else:
         with pytest.raises(ConfigError, match=says):
             config.require_safe()
+
+
+def test_a_level_may_be_written_small() -> None:
+    assert WebSocketConfig.model_validate(_nested("logging.level", "debug")).logging.level == "DEBUG"
