@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGTERM
 from typing import Any, NamedTuple, get_args
 
 import pytest
@@ -122,7 +122,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def running(command: list[str], port: str, cwd: Path) -> Iterator[Server]:
-    """A server until it is interrupted; from the line on that says where it listens."""
+    """A server until it is told to end; from the line on that says where it listens."""
     process = subprocess.Popen(
         command, cwd=cwd, env=environment(WEBSOCKET_PORT=port), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -137,10 +137,11 @@ def running(command: list[str], port: str, cwd: Path) -> Iterator[Server]:
         assert f"ws://localhost:{port}/" in (said or [""])[-1], "\n".join(said)
         token = re.search(r"eyJ[\w.-]+", "\n".join(said))
         yield Server(port, token[0] if token else "", said)
-        process.send_signal(SIGINT)
+        process.terminate()
         rest, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode in (0, -SIGINT), rest
+        assert process.returncode in (0, -SIGTERM), rest
         assert "Warning" not in rest
+        assert "Traceback" not in rest
     finally:
         process.kill()
         process.communicate()
@@ -208,23 +209,36 @@ def test_agents_answer_what_stands_below_them(block: Block, stream: bool, tmp_pa
     assert streamed == (answer if stream else "")
 
 
-def test_the_first_screen_of_the_readme_works(tmp_path: Path) -> None:
-    serve, chat = (block for block in blocks(ROOT / "README.md")[1:] if block.info == "console" and PORT in block.text)
-    script = next(block for block in blocks(ROOT / "README.md") if block.info == "js").text
+@contextmanager
+def served_as_shown(cwd: Path) -> Iterator[Server]:
+    """The server that README starts, which says what README shows."""
+    shown = next(block for block in blocks(ROOT / "README.md") if block.text.startswith("$ qaws serve"))
+    command, *lines = shown.text.splitlines()
     port = free_port()
-    command, *shown = serve.text.splitlines()
-    with running(shell(command), port, tmp_path) as server:
-        assert server.said == [line.replace(PORT, port).replace(TOKEN, server.token) for line in shown]
-        command = chat.text.strip().replace(PORT, port).replace(TOKEN, server.token)
-        assert run(shell(command), tmp_path) == "¿Cómo estás?\n"
-        script = script.replace(PORT, port).replace(TOKEN, server.token)
-        heard = in_a_browser(
-            f"http://localhost:{port}/healthz",
-            "script => new Promise(done => { const said = []; console.log = text => said.push(text);"
-            " const ws = new Function(script + '; return ws')(); ws.onclose = () => done(said.join('')); })",
-            script,
-        )
-        assert heard == "¿Cómo estás?"
+    with running(shell(command), port, cwd) as server:
+        assert server.said == [real(line, server) for line in lines]
+        yield server
+
+
+def real(text: str, server: Server) -> str:
+    return text.replace(PORT, server.port).replace(TOKEN, server.token)
+
+
+def test_the_terminal_talks_to_the_server_of_the_readme(tmp_path: Path) -> None:
+    shown = next(block for block in blocks(ROOT / "README.md") if block.text.startswith("$ qaws chat"))
+    with served_as_shown(tmp_path) as server:
+        assert run(shell(real(shown.text.strip(), server)), tmp_path) == "¿Cómo estás?\n"
+
+
+@pytest.mark.parametrize("block", of_kind("js"))
+def test_a_browser_talks_to_the_server_of_the_readme(block: Block, tmp_path: Path) -> None:
+    page = (
+        "script => new Promise(done => { const said = []; console.log = text => said.push(text);"
+        " const ws = new Function(script + '; return ws')(); ws.onclose = () => done(said.join('')); })"
+    )
+    with served_as_shown(tmp_path) as server:
+        heard = in_a_browser(f"http://localhost:{server.port}/healthz", page, real(block.text, server))
+    assert heard == "¿Cómo estás?"
 
 
 def shell(line: str) -> list[str]:
