@@ -85,12 +85,19 @@ class Host(Protocol):
 class _ActiveRun:
     """An agent at work: how to cancel it, and how to hold it back."""
 
-    __slots__ = ("resumed", "scope", "yielded")
+    __slots__ = ("cancelled", "resumed", "scope", "yielded")
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
+        self.cancelled = False
+        self.scope: anyio.CancelScope | None = None  # made by its task: a timer's callback may start a run, not a scope
         self.resumed: anyio.Event | None = None  # set while the node wants no more pieces
         self.yielded = 0
+
+    def cancel(self) -> None:
+        """Tell the agent to stop, at once or as soon as it begins."""
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
 
 
 class WebSocketManager:
@@ -206,7 +213,7 @@ class WebSocketManager:
     def _cancel_run(self, effect: CancelRun) -> None:
         active = self._active.get(effect.run_id)
         if active is not None:
-            active.scope.cancel()
+            active.cancel()
 
     def _pause_run(self, effect: PauseRun) -> None:
         active = self._active.get(effect.run_id)
@@ -226,8 +233,9 @@ class WebSocketManager:
         context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
         end: Input = RunFailed(run.run_id)
         try:
-            with active.scope:
-                end = await self._call(self._agent, run, context, active)
+            with anyio.CancelScope() as active.scope:
+                if not active.cancelled:
+                    end = await self._call(self._agent, run, context, active)
         finally:
             del self._active[run.run_id]
             self.feed(end)
@@ -241,7 +249,7 @@ class WebSocketManager:
 
         try:
             answer = await agent.run(run.content, context, emit, started)
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt:
             raise
         except BaseException as error:
             # An agent may raise anything, its own CancelledError and SystemExit too; only a real cancellation goes on.
@@ -249,7 +257,7 @@ class WebSocketManager:
                 raise
             return RunFailed(run.run_id, error)
         if isinstance(answer, AgentReply):
-            return RunFinished(run.run_id, answer.content, tuple(answer.reasoning_steps), tuple(answer.tools_used))
+            return RunFinished(run.run_id, answer.content, _tuple(answer.reasoning_steps), _tuple(answer.tools_used))
         return RunFinished(run.run_id, answer)
 
     async def _emit(self, run_id: str, active: _ActiveRun, piece: object) -> None:
@@ -261,13 +269,18 @@ class WebSocketManager:
         active.yielded += 1
         if active.resumed is not None:
             await active.resumed.wait()
-        if active.yielded % YIELD_EVERY == 0 or active.scope.cancel_called:
+        if active.yielded % YIELD_EVERY == 0 or active.cancelled:
             await anyio.lowlevel.checkpoint()
 
 
 def _cancelled(active: _ActiveRun) -> bool:
     """Whether the run, or what it is part of, has been told to stop."""
-    return active.scope.cancel_called or anyio.current_effective_deadline() == float("-inf")
+    return active.cancelled or anyio.current_effective_deadline() == float("-inf")
+
+
+def _tuple(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """What an agent gave as its steps or tools. Whether they are texts is the node's to judge (G4)."""
+    return tuple(texts) if isinstance(texts, list) else texts
 
 
 def _nothing() -> None:

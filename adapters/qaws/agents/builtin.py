@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import TypeGuard
 
 from .interface import AgentError
 
@@ -26,7 +27,7 @@ def load_agent(spec: str) -> object:
     if spec == "echo":
         return echo
     module_name, colon, attribute = spec.partition(":")
-    if not (colon and module_name and attribute):
+    if not (colon and module_name and attribute) or module_name.startswith("."):
         raise AgentError(f"{spec!r} names no agent; give `echo` or `module:attribute`")
     try:
         found: object = importlib.import_module(module_name)
@@ -38,11 +39,23 @@ def load_agent(spec: str) -> object:
         if not hasattr(found, name):
             raise AgentError(f"{spec!r}: {module_name} has no {name!r}")
         found = getattr(found, name)
-    if inspect.isclass(found) or _is_factory(found):
-        return found()  # type: ignore[operator]
-    return found
+    if inspect.isclass(found):
+        _require_no_arguments(spec, found)
+        return found()
+    return found() if _is_factory(found) else found
 
 
-def _is_factory(found: object) -> bool:
+def _require_no_arguments(spec: str, found: type) -> None:
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise AgentError(f"{spec!r}: {found.__name__} cannot be made: {error}; name a factory that makes one") from None
+    except ValueError:  # built in, without a signature
+        return
+
+
+def _is_factory(found: object) -> TypeGuard[Callable[[], object]]:
     """A plain function without parameters makes an agent; one with a parameter is an agent."""
-    return inspect.isfunction(found) and not inspect.signature(found).parameters
+    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        return False
+    return not inspect.signature(found).parameters

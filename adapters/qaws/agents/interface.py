@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -65,8 +65,8 @@ class Agent:
         self._wants = _context_parameters(self._call)
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None  # made on the loop that it belongs to
-        call = inspect.unwrap(self._call)
-        self._blocking = not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call))
+        # What a decorator hides is not asked for: a plain function around a coroutine may well block (`asyncio.run`).
+        self._blocking = not (inspect.iscoroutinefunction(self._call) or inspect.isasyncgenfunction(self._call))
 
     async def run(self, message: str, context: RunContext, emit: Emit, started: Callable[[], None]) -> object:
         """Call the agent. Pieces and steps go to `emit`, as they come; what it returns is returned.
@@ -85,24 +85,24 @@ class Agent:
             result = self._call(message, **arguments)
         if inspect.isawaitable(result):
             result = await result
-        if isinstance(result, AsyncIterator):
+        if isinstance(result, AsyncIterable):
             return await _exhaust(result, emit)
         return result
 
     def _run_blocking(self, message: str, arguments: dict[str, Any], emit: Emit, started: Callable[[], None]) -> object:
         """In a thread: call, and where pieces come out pass each on before the next is made."""
         anyio.from_thread.run_sync(started)
-        result = self._call(message, **arguments)
-        if not isinstance(result, Generator):
-            return result
-        with closing(result):
-            return _exhaust_blocking(result, emit)
+        try:
+            result = self._call(message, **arguments)
+            return _exhaust_blocking(result, emit) if isinstance(result, Iterator) else result
+        except KeyboardInterrupt as error:  # Ctrl-C interrupts the main thread alone: the agent raised this one
+            raise RuntimeError("the agent raised KeyboardInterrupt") from error
 
     def _arguments(self, context: RunContext) -> dict[str, Any]:
         return {name: context if name == "context" else getattr(context, name) for name in self._wants}
 
 
-async def _exhaust(pieces: AsyncIterator[object], emit: Emit) -> AgentReply | None:
+async def _exhaust(pieces: AsyncIterable[object], emit: Emit) -> AgentReply | None:
     """Pass pieces on; an AgentReply among them is the answer. What is left of a generator is closed."""
     reply: AgentReply | None = None
     try:
@@ -118,23 +118,28 @@ async def _exhaust(pieces: AsyncIterator[object], emit: Emit) -> AgentReply | No
 
 
 def _exhaust_blocking(pieces: Iterator[object], emit: Emit) -> AgentReply | None:
+    """The same in a thread; a cancelled run ends at its next piece."""
     reply: AgentReply | None = None
-    for piece in pieces:
-        if isinstance(piece, AgentReply):
-            reply = piece
-        else:
-            anyio.from_thread.run(emit, piece)
+    try:
+        for piece in pieces:
+            if isinstance(piece, AgentReply):
+                reply = piece
+            else:
+                anyio.from_thread.run(emit, piece)
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
     return reply
 
 
 def _callable_of(agent: object) -> Callable[..., Any]:
-    chat = getattr(agent, "chat", None)
     if inspect.isclass(agent):
         raise AgentError(f"{agent.__name__} is a class; give an instance of it")
+    chat = getattr(agent, "chat", None)
     call = chat if callable(chat) else agent
     if not callable(call):
         raise AgentError(f"a {type(agent).__name__} is no agent: it has no `chat` method and cannot be called")
-    if not inspect.isroutine(call):  # an object with __call__: look at that
+    if not inspect.isroutine(call) and not isinstance(call, functools.partial):  # an object with __call__: look at that
         call = call.__call__
     return call
 
@@ -145,10 +150,11 @@ def _context_parameters(call: Callable[..., Any]) -> tuple[str, ...]:
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):  # built in, without a signature: it gets the message alone
         return ()
+    name = getattr(call, "__qualname__", type(call).__name__)
     variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not positional and not variadic:
-        raise AgentError(f"{call.__qualname__} takes no message: an agent is called with the text of one")
+        raise AgentError(f"{name} takes no message: an agent is called with the text of one")
     wanted = []
     for parameter in parameters:
         if parameter in positional[:1] or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -157,7 +163,7 @@ def _context_parameters(call: Callable[..., Any]) -> tuple[str, ...]:
             wanted.append(parameter.name)
         elif parameter.default is parameter.empty:
             raise AgentError(
-                f"{call.__qualname__} asks for {parameter.name!r}; besides the message an agent may ask for "
+                f"{name} asks for {parameter.name!r}; besides the message an agent may ask for "
                 f"context, {', '.join(_CONTEXT)}"
             )
     return tuple(wanted)
