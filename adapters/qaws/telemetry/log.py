@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from itertools import islice
 
 from qaws_proto.config import LoggingConfig
 from qaws_proto.effects import Note, Scalar
 
 VALUE_LENGTH = 512  # bytes of one value in a log line (M7)
+PLACES = 20  # innermost places of a traceback that are logged
+CAUSES = 8  # exceptions of a group, and of what they came from, that are logged
 
 
 class NoteLogger:
@@ -34,29 +38,59 @@ class NoteLogger:
         level = logging.getLevelName(note.level)
         if not logger.isEnabledFor(level):
             return
-        line = " ".join([note.name, *(f"{key}={printable(value)}" for key, value in note.fields.items())])
-        if note.cause is None:
-            logger.log(level, "%s", line)
-            return
-        logger.log(level, "%s raised=%s%s", line, type(note.cause).__qualname__, _places(note.cause))
-        if self._agent_errors:
-            logger.log(level, "%s", note.name, exc_info=note.cause)
+        lines = [" ".join([note.name, *(f"{key}={printable(value)}" for key, value in note.fields.items())])]
+        if note.cause is not None:
+            for error in islice(_errors(note.cause), CAUSES):
+                lines.append(f"  raised={printable(type(error).__qualname__)}")
+                if self._agent_errors:
+                    lines[-1] += f" text={printable(_text(error))}"
+                lines += _places(error)
+        logger.log(level, "%s", "\n".join(lines))
 
 
-def _places(error: BaseException) -> str:
+def _errors(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what is in it if it is a group, and what each came from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        left += [error.__cause__ or (None if error.__suppress_context__ else error.__context__)]
+        left += reversed(error.exceptions) if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - an agent's own class may raise anything here
+        return f"({type(another).__qualname__} instead of a text)"
+
+
+def _places(error: BaseException) -> list[str]:
     """Where it was raised, without its text and without lines of source, which may hold secrets as well."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    walk = traceback.walk_tb(error.__traceback__)
+    frames = traceback.StackSummary.extract(walk, limit=-PLACES, lookup_lines=False)
+    return [f"    {printable(frame.filename)}:{frame.lineno} in {printable(frame.name)}" for frame in frames]
 
 
 def printable(value: Scalar) -> str:
-    """A value as it may stand in a log line: bounded, and nothing in it that ends the line or moves a terminal."""
-    text = str(value)
+    """A value as it may stand in a log line: bounded, and nothing in it that ends the line or moves a terminal.
+
+    Texts that could be taken for more than one value are quoted, with backslashes before quotes and backslashes.
+    """
+    whole = str(value)
+    text = whole[:VALUE_LENGTH]  # no more can be shown of it
     if not text.isprintable():  # control characters, and U+2028 and its like
-        text = text.encode("unicode_escape").decode("ascii")
-    if len(text.encode("utf-8", "replace")) > VALUE_LENGTH:
-        text = text.encode("utf-8", "replace")[: VALUE_LENGTH - 3].decode("utf-8", "ignore") + "…"
-    return f'"{text}"' if " " in text or not text else text
+        text = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    elif '"' in text or "\\" in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    room = VALUE_LENGTH - 2  # for the quotes
+    if len(text.encode()) > room or len(whole) > VALUE_LENGTH:
+        text = text.encode()[: room - 3].decode("utf-8", "ignore").rstrip("\\") + "…"
+    return f'"{text}"' if not text or any(mark in text for mark in ' "=\\') else text
 
 
 def configure_logging(config: LoggingConfig) -> None:
