@@ -7,7 +7,7 @@ import errno
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteB
 from .manager import WebSocketManager
 
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
+FREE_PORT_TRIES = 8
 WRITE_HIGH = 64 * 1024  # unsent bytes in a transport beyond which the node is told to hold back
 
 
@@ -59,15 +60,17 @@ class WebSocketServer:
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where no agent is set or the certificate cannot be used, OSError for the port."""
-        context = _tls(self.config.security.ssl)
+        context, limits = _tls(self.config.security.ssl), self.config.limits
+        timeout = None if context is None else limits.head_timeout  # the TLS handshake is slowed down as easily (H2)
         self.sockets = await _listen(self.config.server.host, self.config.server.port)
         try:
             self.manager.attach(self)
             self.manager.drained = self._drained.set
             for listener in self.sockets:
                 server = await asyncio.start_server(
-                    self._serve, sock=listener, ssl=context, limit=self.config.limits.read, backlog=BACKLOG
-                )
+                    self._serve, sock=listener, limit=limits.read, backlog=BACKLOG,
+                    ssl=context, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=timeout,
+                )  # fmt: skip
                 self._servers.append(server)
         except BaseException:
             for listener in self.sockets:
@@ -75,20 +78,30 @@ class WebSocketServer:
             raise
 
     async def stop(self) -> None:
-        """Drain: runs may finish, clients are told when to come back, and every connection is closed."""
-        for server in self._servers:
-            server.close()
+        """Drain: runs may finish, clients are told when to come back, and every connection is closed.
+
+        Until that is done `/readyz` and new clients are still answered, with 503.
+        """
         if self._servers:
             self.manager.drain()
-            await self._drained.wait()
+            try:
+                await self._drained.wait()
+            finally:  # where this is cancelled, whoever waits has lost patience
+                self._close()
         await self._finish()
 
     async def stop_now(self) -> None:
-        """Cancel every run and close every connection."""
+        """Cancel every run and close every connection; a `stop` that waits ends too."""
+        if self._servers:
+            self._close()
+            await self._drained.wait()
+        await self._finish()
+
+    def _close(self) -> None:
+        """Listen no more, and send away whoever is still there."""
         for server in self._servers:
             server.close()
         self.manager.stop()
-        await self._drained.wait()
 
     async def serve_forever(self) -> None:
         """Start, unless started, and serve until cancelled; then drain."""
@@ -109,18 +122,21 @@ class WebSocketServer:
         await self.stop()
 
     async def _finish(self) -> None:
-        """Wait for the connections' tasks; those of agents that do not stop are let go (G5)."""
+        """Wait for the tasks of connections and runs; agents that do not stop are let go (G5)."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace)
 
     # ── the drive loop ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: wait for bytes, tell the node."""
-        manager = self.manager
+        task, manager = asyncio.current_task(), self.manager
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         transport = StreamTransport(writer, manager, self._spawn)
         peer = writer.get_extra_info("peername")
         number = manager.connect(transport, peer[0] if peer else None)
@@ -135,6 +151,8 @@ class WebSocketServer:
         finally:
             manager.feed(ConnectionLost(number))
             writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
         """Host: a task for a run."""
@@ -166,13 +184,14 @@ class WebSocketServer:
 class StreamTransport:
     """A StreamWriter as a connection's transport."""
 
-    __slots__ = ("_blocked", "_manager", "_spawn", "_writer", "number", "paused")
+    __slots__ = ("_blocked", "_manager", "_spawn", "_transport", "_writer", "number", "paused")
 
     def __init__(
         self, writer: asyncio.StreamWriter, manager: WebSocketManager, spawn: Callable[[Awaitable[None]], None]
     ) -> None:
         writer.transport.set_write_buffer_limits(high=WRITE_HIGH)
         self._writer = writer
+        self._transport = writer.transport
         self._manager = manager
         self._spawn = spawn
         self._blocked = False
@@ -181,8 +200,10 @@ class StreamTransport:
 
     def send(self, data: bytes) -> None:
         """Write, and tell the node when the peer does not keep up."""
-        self._writer.write(data)
-        if not self._blocked and self._writer.transport.get_write_buffer_size() > WRITE_HIGH:
+        if self._transport.is_closing():  # it broke a moment ago, and the reading side has yet to say so
+            return
+        self._transport.write(data)
+        if not self._blocked and self._transport.get_write_buffer_size() > WRITE_HIGH:
             self._blocked = True
             self._manager.feed(WriteBlocked(self.number))
             self._spawn(self._wait_for_room())
@@ -197,17 +218,17 @@ class StreamTransport:
 
     def close_write(self) -> None:
         """Half-close; TLS cannot, and is closed as soon as everything has gone out."""
-        if self._writer.transport.is_closing():
+        if self._transport.is_closing():
             return
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
         else:
-            self._writer.transport.close()
+            self._transport.close()
 
     def drop(self) -> None:
         """Close, what is unsent with it."""
         self.resume_reading()
-        self._writer.transport.abort()
+        self._transport.abort()
 
     def pause_reading(self) -> None:
         """Leave bytes where they are: in the reader, and soon in the kernel."""
@@ -224,10 +245,20 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     """A listening socket for each address of `host`, all on one port. Raises OSError where none can be had."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
+    for _ in range(FREE_PORT_TRIES if port == 0 else 0):
+        try:
+            return _bind_all(host, port, addresses)
+        except OSError as error:  # the port that is free in one family need not be free in the other
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _bind_all(host, port, addresses)
+
+
+def _bind_all(host: str, port: int, addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> list[socket.socket]:
     listeners: list[socket.socket] = []
-    address: tuple[Any, ...]
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, address in addresses:
             if listeners and port == 0:
                 address = (address[0], listeners[0].getsockname()[1], *address[2:])
             listener = _bind(family, address)
