@@ -12,6 +12,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from qaws_proto.events import (
+    CONTENT_LENGTH,
     AgentResponse,
     Auth,
     Cancel,
@@ -34,10 +35,15 @@ from qaws_proto.wire.frames import (
 
 CONNECT_TIMEOUT = 10.0  # seconds for the connection, the upgrade and the login
 READ = 64 * 1024
+HEARD = 1024  # events that wait to be shown; then the socket waits
 
 
 class ConversationError(Exception):
     """The conversation cannot go on; the text says why, for people."""
+
+
+class MessageError(ConversationError):
+    """This message cannot be sent; others can."""
 
 
 class Conversation:
@@ -61,31 +67,40 @@ class Conversation:
         self.url = url
         self.session_id = session_id
         self.user_id = ""
-        self._sent = 0
+        self._asked: str | None = None  # the id of the message that is being answered
+        self._heard: asyncio.Queue[ServerEvents | ConversationError] = asyncio.Queue(HEARD)
+        self._over: ConversationError | None = None  # why nothing more will be heard
 
     async def __aenter__(self) -> Conversation:
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         try:
             self._link = ClientLink(self._netloc, self._target, key, subprotocols=["qaws.v1"])
         except ValueError as error:
-            raise ConversationError(str(error)) from None
+            raise ConversationError(f"{self.url!r} is no usable address: {error}") from None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 context = ssl.create_default_context() if self._secure else None
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port, ssl=context)
-                self._writer.write(self._link.request)
-                await self._log_in()
+                try:
+                    self._writer.write(self._link.request)
+                    await self._log_in()
+                except BaseException:
+                    self._writer.transport.abort()
+                    raise
         except TimeoutError:
             raise ConversationError(
                 f"{self._host}:{self._port} did not answer in {CONNECT_TIMEOUT:g} seconds"
             ) from None
         except OSError as error:
             raise ConversationError(f"no connection to {self._host}:{self._port}: {error.strerror or error}") from None
+        self._listener = asyncio.create_task(self._listen())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listener.cancel()
+        await asyncio.wait([self._listener])
         with suppress(OSError):
             self._writer.write(self._link.close())
             await self._writer.drain()
@@ -94,24 +109,55 @@ class Conversation:
             await self._writer.wait_closed()
 
     async def ask(self, content: str, *, stream: bool = True) -> AsyncIterator[ServerEvents]:
-        """Send a message; every event that answers it, the last of which is an agent_response or an error."""
-        self._sent += 1
-        message_id = f"{self._sent}"
-        self._send(
-            ChatMessage(type="chat_message", content=content, id=message_id, session_id=self.session_id, stream=stream)
-        )
-        while True:
-            event = await self._next()
-            if getattr(event, "correlation_id", None) == message_id:
+        """Send a message; every event that answers it, the last of which is an agent_response or an error.
+
+        Raises MessageError where it cannot be sent, ConversationError where the connection ends before the answer.
+        """
+        # Random, because others may talk in the same session, and an id that was there before runs nothing (M5).
+        self._asked = secrets.token_hex(8)
+        heard = self._heard = asyncio.Queue(HEARD)
+        if self._over is not None:
+            raise self._over
+        try:
+            self._send(
+                ChatMessage(
+                    type="chat_message", content=content, id=self._asked, session_id=self.session_id, stream=stream
+                )
+            )
+        except ValueError:  # of Pydantic, in many lines
+            raise MessageError(
+                f"a message has 1 to {CONTENT_LENGTH} characters, all of them Unicode, none of them NUL"
+            ) from None
+        try:
+            while True:
+                event = await heard.get()
+                if isinstance(event, ConversationError):
+                    raise event
                 yield event
                 if isinstance(event, AgentResponse | ErrorEvent):
                     return
-            elif isinstance(event, ErrorEvent) and event.error_code in ("INVALID_EVENT", "INVALID_JSON"):
-                raise ConversationError(event.error_message)
+        finally:
+            self._asked = None
+            while not heard.empty():  # so that nothing waits to put more
+                heard.get_nowait()
 
     def cancel(self) -> None:
         """Stop the answer to the last message; its end is still heard."""
-        self._send(Cancel(type="cancel", correlation_id=f"{self._sent}"))
+        if self._asked is not None:
+            self._send(Cancel(type="cancel", correlation_id=self._asked))
+
+    async def _listen(self) -> None:
+        """Hear the server as long as the conversation lasts: pings are answered while nobody asks, too."""
+        try:
+            while True:
+                event = await self._next()
+                if self._asked is not None and _answers(event, self._asked):
+                    await self._heard.put(event)
+        except (ConversationError, OSError) as error:
+            over = error if isinstance(error, ConversationError) else ConversationError(f"{error.strerror or error}")
+            self._over = over
+            if self._asked is not None:
+                await self._heard.put(over)
 
     async def _log_in(self) -> None:
         """Wait for the upgrade and answer the question for a token."""
@@ -122,14 +168,20 @@ class Conversation:
             if not isinstance(event, SystemEvent):
                 continue
             if event.event_name == "auth_required":
-                if self._token is None:
-                    raise ConversationError("the server asks for a token: give one (`qaws token USER` makes it)")
-                self._send(Auth(type="auth", token=self._token))
+                self._send(self._login())
             elif event.event_name == "connection_established":
-                self.user_id = str(event.data["user_id"])
+                self.user_id = str(event.data.get("user_id"))
                 if self.session_id is None:
-                    self.session_id = str(event.data["session_id"])
+                    self.session_id = str(event.data.get("session_id"))
                 return
+
+    def _login(self) -> Auth:
+        if self._token is None:
+            raise ConversationError("the server asks for a token: give one (`qaws token USER` makes it)")
+        try:
+            return Auth(type="auth", token=self._token)
+        except ValueError:
+            raise ConversationError("the token given is none: it is empty, too long, or no text") from None
 
     def _send(self, event: Auth | ChatMessage | Cancel) -> None:
         self._writer.write(self._link.text(dump(event)))
@@ -158,6 +210,13 @@ class Conversation:
                 raise ConversationError(f"the server broke the protocol: {said.fault.value.text}")
             else:
                 assert isinstance(said, Accepted | PongReceived | BinaryReceived)  # nothing to answer
+
+
+def _answers(event: ServerEvents, message_id: str) -> bool:
+    """Whether an event answers the message: it names it, or says that it could not even be read."""
+    if getattr(event, "correlation_id", None) == message_id:
+        return True
+    return isinstance(event, ErrorEvent) and event.error_code in ("INVALID_EVENT", "INVALID_JSON")
 
 
 def _rejection(answer: Rejected) -> str:
