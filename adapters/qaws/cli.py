@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -96,10 +97,6 @@ def serve(
     if dev and settings.security.authentication.enabled:
         print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
     _run(_serve_until_signal(server))
-    if server.manager.gateway.runs:  # an agent that never stops sits in a thread that would keep the process alive
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
     return 0
 
 
@@ -199,7 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(text: str) -> None:
-    print(f"qaws: {text}", file=sys.stderr)
+    from .terminal import plain
+
+    print(plain(f"qaws: {text}"), file=sys.stderr)
 
 
 def _agent(spec: str) -> object:
@@ -247,6 +246,10 @@ async def _serve_until_signal(server: WebSocketServer) -> None:
         await server.stop_now()
     at_once.cancel()
     await drain
+    if server.manager.gateway.runs:  # of agents that ignore their cancellation, as they would that of the event loop
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def _demo() -> int:
