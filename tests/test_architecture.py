@@ -1,0 +1,88 @@
+"""What the house is made of: what the core may import, what adapters leave to it, and which way imports run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "qaws_proto").rglob("*.py"))
+ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
+
+#: Third-party packages the core stands on, and the modules of the standard library that do no I/O by themselves.
+THIRD_PARTY = {"h11", "jwt", "pydantic", "pydantic_core", "wsproto"}
+STANDARD = {
+    "__future__", "array", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib",
+    "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "types", "typing", "zlib",
+}  # fmt: skip
+WIRE = {"h11", "jwt", "json", "wsproto"}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The top-level packages that a module imports; the empty name stands for its own package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "" if node.level else (node.module or "").partition(".")[0]
+
+
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(), str(path))
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_is_pure(path: Path) -> None:
+    tree = parse(path)
+    foreign = set(imports(tree)) - THIRD_PARTY - STANDARD - {"", "qaws_proto"}
+    assert not foreign, f"{sorted(foreign)} do not belong in the core"
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        assert called not in {"open", "print", "input", "exec", "eval", "__import__"}, f"line {node.lineno}"  # type: ignore[attr-defined]
+
+
+def loaded(code: str) -> set[str]:
+    """Every top-level module that is there once this has run in a fresh interpreter."""
+    code += "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+
+
+DEPENDENCIES = """
+import h11, jwt, pydantic, wsproto
+class Model(pydantic.BaseModel):  # what Pydantic imports only when it is used
+    secret: pydantic.SecretStr | None = None
+pydantic.TypeAdapter(Model).validate_json("{}")
+"""
+
+
+def test_importing_the_core_brings_nothing_but_what_its_dependencies_bring() -> None:
+    own = loaded(f"import {', '.join(map(_name, CORE))}") - loaded(DEPENDENCIES)
+    assert own <= {"qaws_proto", *STANDARD, *(f"_{name}" for name in STANDARD)}, sorted(own)
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_adapters_leave_the_wire_to_the_core(path: Path) -> None:
+    assert not set(imports(parse(path))) & WIRE
+
+
+def test_imports_run_one_way() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_folder_of_adapters_is_no_package() -> None:
+    assert not (ROOT / "adapters" / "__init__.py").exists()
