@@ -273,7 +273,8 @@ class Connection:
             self.fall_behind(now)
         elif reason is Reason.TOKEN:
             self._token_due(now)
-        elif reason in (Reason.CLOSE, Reason.LINGER):
+        else:
+            assert reason in (Reason.CLOSE, Reason.LINGER)
             self.drop(now)
 
     def _heartbeat(self, now: Now) -> None:

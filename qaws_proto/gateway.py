@@ -228,9 +228,8 @@ class Gateway:
             return
         connection.drained(now)
         for session in connection.sessions.values():
-            if connection.ready:
-                session.catch_up(connection.number)
-                self._runs.caught_up(session, now)
+            session.catch_up(connection.number)
+            self._runs.caught_up(session, now)
 
     def _settle(self, now: Now) -> None:
         """Take the connections that end out of the tables."""

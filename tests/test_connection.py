@@ -180,6 +180,26 @@ def test_sockets_that_say_nothing_are_bounded_too() -> None:
     assert node.open("192.0.2.2").expect_http(503).headers["retry-after"] == "5"
 
 
+@pytest.mark.row("H5")
+@pytest.mark.row("H9")
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (upgrade().replace(b"GET", b"PUT"), 405),
+        (upgrade().replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+        (upgrade().replace(b"Version: 13", b"Version: 12"), 426),
+        (upgrade().replace(b"Host: localhost", b"Host: a b"), 400),
+        (upgrade("/", "Transfer-Encoding: chunked"), 400),
+        (upgrade("/?token=x"), 400),
+        (upgrade("/", "X: " + "x" * 17_000), 431),
+    ],
+)
+def test_an_upgrade_that_is_none_is_refused_by_its_status(request_bytes: bytes, status: int) -> None:
+    client = NodeUnderTest(configure(authentication=True)).open()
+    client.send_bytes(request_bytes)
+    client.expect_http(status)
+
+
 @pytest.mark.row("H9")
 def test_a_refused_upgrade_is_answered_once_and_noted() -> None:
     node = NodeUnderTest()

@@ -345,6 +345,17 @@ def test_a_session_ends_when_nobody_has_read_it_for_its_time() -> None:
 
 
 @pytest.mark.row("S4")
+def test_an_idle_session_ends_too() -> None:
+    node = NodeUnderTest()
+    client = node.connect()
+    client.chat()
+    node.finish(node.only_run, "x")
+    client.lose()
+    node.advance(3600)
+    assert (node.gateway.sessions, node.gateway.wake_at) == (0, None)
+
+
+@pytest.mark.row("S4")
 def test_a_session_that_is_being_stopped_can_end() -> None:
     node = NodeUnderTest(configure(sessions={"ttl": 3}))
     client = node.connect()
@@ -544,9 +555,12 @@ def test_a_drain_lets_runs_finish_and_then_closes_with_1012() -> None:
 @pytest.mark.row("D1")
 def test_a_drain_refuses_new_clients_and_tells_probes() -> None:
     node = NodeUnderTest(configure(drain={"reconnect_after": 2.5}))
-    client = node.connect()
+    client, early = node.connect(), node.open()
     client.chat()
     node.step(DrainRequested())
+    early.expect_silence()
+    early.send_bytes(upgrade())
+    early.expect_http(503)
     assert node.upgrade().expect_http(503).headers["retry-after"] == "3"
     probe = node.open()
     node.advance(1)

@@ -1,0 +1,439 @@
+"""The contract of `Gateway.step`, C1 to C8, for histories that nobody would think of.
+
+A history is a list of `Act`s: what peers, agents, clocks and operators do. `play` performs it on a `NodeUnderTest`,
+which checks the clauses step by step; what can only be judged at the end is judged by `check_ends`. A failing property
+prints its history: paste it into a test that calls `play`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, cycle
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from qaws_proto import Gateway, WebSocketConfig
+from qaws_proto.effects import CloseWrite, DropConnection, Effect, PauseReading, ResumeReading, SendBytes
+from qaws_proto.inputs import DrainRequested, RunStarted, StopRequested, TimerFired
+from tests.helpers.node import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    Client,
+    NodeUnderTest,
+    chat,
+    close_frame,
+    configure,
+    counter,
+    frame,
+    text,
+    token,
+    upgrade,
+)
+
+# ── nodes whose limits are near ──────────────────────────────────────────────────────────────────────────────────────
+
+NEAR: dict[str, Any] = {
+    "server": {"max_connections": 5, "heartbeat_interval": 8, "timeout": 4},
+    "limits": {
+        "max_message_size": 1024, "max_fragments": 4, "frames_per_second": 20, "frame_burst": 40, "frames_per_turn": 4,
+        "inbox": 256, "out_high": 512, "out_top": 2048, "write_timeout": 6, "message_timeout": 5,
+        "connections_per_address": 3, "handshakes": 6, "bad_messages_per_minute": 3,
+    },
+    "agent": {"timeout": 5, "max_duration": 12, "max_response_size": 1024, "cancel_grace": 2, "max_runs": 4},
+    "sessions": {"ttl": 20, "per_user": 2, "max_sessions": 4, "queue": 2, "max_events": 6, "max_bytes": 2048,
+                 "known_ids": 2},
+    "drain": {"timeout": 10, "closes": 2},
+    "logging": {"log_messages": True},
+}  # fmt: skip
+RATES = {"rate_limiting": {"requests_per_minute": 12, "burst_size": 3, "strikes": 2}}
+CONFIGS: dict[str, WebSocketConfig] = {
+    "open": configure(**NEAR),
+    "tokens": configure(authentication=True, security=RATES, **NEAR),
+    "usual": configure(),
+}
+
+
+class Act(NamedTuple):
+    """One thing that is done; `who` picks among those there are, `what` depends on `do`."""
+
+    do: str
+    who: int = 0
+    what: Any = None
+
+
+Cut = Callable[[bytes], Iterable[bytes]]
+
+
+def whole(data: bytes) -> Iterator[bytes]:
+    """One read."""
+    yield data
+
+
+def in_reads_of(sizes: Sequence[int]) -> Cut:
+    """Reads of these sizes, over and over."""
+
+    def cut(data: bytes) -> Iterator[bytes]:
+        start = 0
+        for size in cycle(sizes):
+            if start >= len(data):
+                return
+            yield data[start : start + size]
+            start += size
+
+    return cut
+
+
+def play(history: Sequence[Act], config: WebSocketConfig, cut: Cut = whole, *, paused: bool = True) -> NodeUnderTest:
+    """Perform a history. `paused`: peers that the server does not read are not read."""
+    node = NodeUnderTest(config)
+    node.advance(0.000123)  # no round number: the smallest step of time should not change what is printed
+    for act in history:
+        perform(node, act, cut, paused=paused)
+        node.settle()
+        node.marks.append(len(node.history))
+    return node
+
+
+def perform(node: NodeUnderTest, act: Act, cut: Cut, *, paused: bool) -> None:
+    """Perform one act; one that nobody is there for is none."""
+    if act.do in AT_NODE:
+        AT_NODE[act.do](node, act.what)
+    elif act.do in AT_RUN:
+        runs = list(node.started if act.do == "late" else node.runs)
+        if runs:
+            AT_RUN[act.do](node, runs[act.who % len(runs)], act.what)
+    elif node.clients:
+        client = node.clients[act.who % len(node.clients)]
+        if act.do != "say":
+            AT_CLIENT[act.do](client)
+        elif not (paused and client.paused):
+            for read in cut(act.what):
+                client.send_bytes(read)
+                node.settle()
+
+
+def late(node: NodeUnderTest, run_id: str, what: object) -> None:
+    """What comes for a run that may be over."""
+    if run_id not in node.runs:
+        assert node.chunk(run_id, what) == node.tell(run_id, "reasoning") == node.fail(run_id) == []
+
+
+AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
+    "open": lambda node, peer: node.open(peer),
+    "connect": lambda node, hello: node.open().send_bytes(hello),
+    "wait": lambda node, seconds: node.advance(seconds),
+    "wake": lambda node, _: node.step(TimerFired()),
+    "jump": lambda node, seconds: node.jump(seconds),
+    "drain": lambda node, _: node.step(DrainRequested()),
+    "stop": lambda node, _: node.step(StopRequested()),
+}
+AT_RUN: dict[str, Callable[[NodeUnderTest, str, Any], object]] = {
+    "yield": lambda node, run_id, piece: node.chunk(run_id, piece),
+    "tell": lambda node, run_id, step: node.tell(run_id, *step),
+    "finish": lambda node, run_id, end: node.finish(run_id, **end),
+    "fail": lambda node, run_id, cause: node.fail(run_id, cause),
+    "began": lambda node, run_id, _: node.step(RunStarted(run_id)),
+    "late": late,
+}
+AT_CLIENT: dict[str, Callable[[Client], object]] = {
+    "eof": Client.eof,
+    "lose": Client.lose,
+    "block": Client.block,
+    "unblock": Client.unblock,
+}
+
+
+# ── strategies ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TOKENS = [token("ana"), token("eva"), token("ana", expires_in=70), "wrong"]
+contents = st.sampled_from(["hi", "¿qué tal?", "x" * 300, "\u2028", "hi" * 600])
+names = st.sampled_from(["m1", "m2", "m3"])
+chats = st.fixed_dictionaries(
+    {"type": st.just("chat_message"), "content": contents},
+    optional={
+        "id": names,
+        "stream": st.sampled_from([True, True, False]),
+        "session_id": st.sampled_from(["s", "t", "u"]),
+    },
+)
+events = st.one_of(
+    st.builds(lambda name: {"type": "cancel", "correlation_id": name}, names),
+    st.builds(lambda n: {"type": "cancel", "run_id": f"id-{n}"}, st.integers(1, 20)),
+    st.just({"type": "ping", "id": "p"}),
+    st.builds(lambda token: {"type": "auth", "token": token}, st.sampled_from(TOKENS)),
+    st.sampled_from(["no json", {"type": "nonsense"}, {"type": "ping", "more": 1}]),
+)
+good_frames = st.one_of(
+    st.builds(text, chats),
+    st.builds(text, chats),
+    st.builds(text, events),
+    st.builds(text, events),
+    st.builds(lambda opcode, n: frame(opcode, b"p" * n), st.sampled_from([PING, PONG]), st.integers(0, 3)),
+    st.builds(lambda n: frame(PONG) * n, st.integers(1, 20)),
+    st.builds(
+        lambda a, b: frame(TEXT, b'{"type":', fin=False) + frame(PING) * a + frame(0, b"", fin=False) * b
+        + frame(0, b'"ping"}'),
+        st.integers(0, 2), st.integers(0, 2),
+    ),
+)  # fmt: skip
+bad_frames = st.one_of(
+    st.builds(lambda n: frame(PONG) * n, st.integers(35, 50)),
+    st.builds(lambda n: frame(TEXT, b'"', fin=False) + frame(0, b"", fin=False) * n, st.integers(0, 4)),
+    st.builds(lambda n: frame(TEXT, b'"' + b"x" * n), st.integers(1020, 1030)),
+    st.builds(close_frame, st.sampled_from([1000, 1001, 3000, None, 1005])),
+    st.builds(frame, st.sampled_from([TEXT, BINARY, 3, PING, 0]), st.binary(max_size=130), reserved=st.integers(0, 1)),
+    st.builds(lambda data: frame(TEXT, data), st.sampled_from([b"\xff", b"\xe2\x82", b"\xc3\x28", b"\xed\xa0\x80"])),
+    st.sampled_from([frame(PING, b"x", mask=False), frame(PING, b"", fin=False), frame(8, b"\x03")]),
+    st.binary(max_size=20),
+)
+hellos = st.sampled_from(
+    [upgrade()] * 3
+    + [upgrade("/", f"Authorization: Bearer {TOKENS[0]}"), upgrade("/", f"Authorization: Bearer {TOKENS[1]}")] * 2
+    + [upgrade() + text({"type": "auth", "token": TOKENS[2]})]
+)
+heads = st.one_of(
+    hellos,
+    st.sampled_from([
+        upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), b"GET / HTTP/1.1\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n",
+        upgrade("/", "Origin: https://evil.example"), upgrade()[:-10],
+    ]),
+)  # fmt: skip
+good = st.lists(good_frames, min_size=1, max_size=4).map(b"".join)
+bad = st.builds(
+    lambda before, wrong, after: before + wrong + after,
+    st.one_of(st.just(b""), good),
+    bad_frames,
+    st.one_of(st.just(b""), good),
+)
+partial = st.builds(lambda data, n: data[: n % (len(data) + 1)] or data, good, st.integers(0, 400))
+pieces = st.sampled_from(
+    ["a", "bc", "ñ", "x" * 200, "x" * 1000, "", "a", "bc", "\ud800", "\ud83d\ude00", None, b"bytes"]
+)
+steps = st.tuples(
+    st.sampled_from(["reasoning", "tool_started", "tool_finished"] * 3 + ["nonsense"]),
+    st.sampled_from([None, "", "search", "\udfff"]),
+    st.sampled_from([None, "x", "x" * 500]),
+)
+ends = st.fixed_dictionaries(
+    {},
+    optional={"content": pieces, "reasoning_steps": st.just(("think",)), "tools_used": st.sampled_from([(1,), ("t",)])},
+)
+
+
+def act(*do: str, who: int = 5, what: st.SearchStrategy[Any] | None = None) -> st.SearchStrategy[Act]:
+    """One of these, by or to the first few there are."""
+    fields = st.sampled_from(do), st.integers(0, who), st.none() if what is None else what
+    return st.tuples(*fields).map(Act._make)
+
+
+agent_acts = st.one_of(
+    act("yield", what=pieces),
+    act("yield", what=pieces),
+    act("tell", what=steps),
+    act("finish", what=ends),
+    act("finish", what=ends),
+    act("fail", what=st.sampled_from([None, RuntimeError("x")])),
+    act("began", "late", what=st.just("late")),
+    act("wait", what=st.sampled_from([0.01, 0.04])),
+)
+peer_acts = st.one_of(
+    act("connect", what=hellos),
+    act("say", what=good),
+    act("say", what=partial),
+    act("block", "block", "unblock"),
+    act("eof", "lose"),
+)
+rare_acts = st.one_of(
+    act("say", what=bad),
+    act("say", what=st.one_of(heads, heads.map(lambda head: head + text(chat())))),
+    act("open", what=st.sampled_from(["192.0.2.1", "2001:db8::1", None])),
+    act("wait", what=st.sampled_from([0.5, 1.0, 3.0, 7.0, 30.0])),
+    act("wake"),
+    act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0])),
+)
+talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
+    lambda parts: [parts[0], *parts[1]]
+)
+scenes = st.one_of(
+    talk,
+    talk,
+    st.tuples(act("block", who=1), talk, talk).map(lambda parts: [parts[0], *parts[1], *parts[2]]),
+    st.lists(peer_acts, min_size=1, max_size=3),
+    st.lists(rare_acts, min_size=1, max_size=2),
+)
+connects = act("connect", who=0, what=hellos)
+stops = act("drain", "drain", "stop", who=0)
+histories = st.tuples(
+    st.lists(connects, min_size=1, max_size=3),
+    st.lists(scenes, min_size=3, max_size=16),
+    st.one_of(st.just([]), st.tuples(st.lists(stops, min_size=1, max_size=2), st.lists(peer_acts, max_size=4))),
+).map(lambda parts: [*parts[0], *chain(*parts[1]), *chain(*parts[2])])
+configs = st.sampled_from(sorted(CONFIGS))
+
+
+# ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+HELLO = Act("connect", what=upgrade())
+ASK = Act("say", 0, text(chat(id="m1", stream=True)))
+
+
+@pytest.mark.clause("C1")
+@pytest.mark.clause("C2")
+@pytest.mark.clause("C4")
+@pytest.mark.clause("C5")
+@pytest.mark.clause("C6")
+@pytest.mark.clause("C7")
+@pytest.mark.clause("C8")
+@example([HELLO, ASK, Act("yield", 0, "a"), Act("block"), Act("yield", 0, "x" * 1000), Act("lose")], "open")
+@example([HELLO, ASK, Act("yield", 0, "a"), Act("yield", 0, "b"), Act("stop"), Act("late")], "open")
+@given(histories, configs)
+def test_a_node_keeps_its_contract_whatever_happens(history: list[Act], config: str) -> None:
+    node = play(history, CONFIGS[config])
+    check_ends(node)
+    check_replay(node)
+
+
+def check_replay(node: NodeUnderTest) -> None:
+    """C2: the same inputs at the same times give the same effects."""
+    again = Gateway(node.config, ids=counter())
+    for event, now, effects in node.history:
+        assert repr(again.step(event, now)) == repr(effects)  # exceptions in notes are equal by what they print
+
+
+def check_ends(node: NodeUnderTest) -> None:
+    """C8, and that nothing is left: agents fall silent, peers leave, time passes."""
+    for client in node.clients.values():
+        if not client.dropped:
+            client.unblock()
+    check_answers(node)
+    node.advance(20 * node.config.agent.max_duration)
+    assert node.runs.keys() <= node.cancelled, "C8: a run that nobody ended"
+    for client in node.clients.values():
+        check_heard(node, client)
+        if not client.dropped:
+            client.lose()
+    node.advance(node.config.sessions.ttl)
+    for run_id in list(node.runs):
+        assert node.fail(run_id) == []
+    gateway = node.gateway
+    assert (gateway.connections, gateway.sessions, gateway.runs, gateway.wake_at) == (0, 0, 0, None)
+    assert node.started.keys() <= node.ended, "C8: a run without an end"
+
+
+def check_answers(node: NodeUnderTest) -> None:
+    """Everybody who still reads has heard the end of each run that has ended."""
+    for client in node.clients.values():
+        if client.stream.closed is None and not client.dropped:
+            told = {
+                event["run_id"] for event in client.heard if event["type"].startswith("agent") and "run_id" in event
+            }
+            assert told & node.ended <= ends_heard(client).keys()
+
+
+def ends_heard(client: Client) -> dict[str, dict[str, Any]]:
+    """The terminal event of each run that ended for a client; the harness has seen that there is one at most."""
+    ends = [event for event in client.heard if event["type"] in ("agent_response", "error") and "run_id" in event]
+    return {event["run_id"]: event for event in ends}
+
+
+def check_heard(node: NodeUnderTest, client: Client) -> None:
+    """What one client was told of each run is of a piece."""
+    ends = ends_heard(client)
+    assert ends.keys() <= node.ended
+    accepted = [event for event in client.heard if event.get("event_name") == "message_accepted"]
+    for event in accepted:
+        if client.stream.closed is None and not client.dropped and not event["data"]["duplicate"]:
+            assert event["data"]["run_id"] in ends, "C8: accepted and not answered"
+    for run_id in {event["run_id"] for event in client.heard if "run_id" in event}:
+        chunks = [event for event in client.heard if event["type"] == "agent_chunk" and event["run_id"] == run_id]
+        if not chunks:
+            continue
+        assert node.started[run_id].stream
+        end = ends.get(run_id)
+        if end is not None and end["type"] == "agent_response" and chunks[0]["offset"] == 0:
+            joined = "".join(chunk["content"] for chunk in chunks)
+            assert joined == end["content"] or not end["content"].startswith(joined)
+
+
+# ── any reads ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def told(node: NodeUnderTest) -> list[dict[object, list[object]]]:
+    """What each act led to: for each connection what it is told, bytes joined, and everything else in order.
+
+    What pauses and resumes reads is left out: that is about the reads themselves.
+    """
+    start, acts = 0, []
+    for mark in node.marks:
+        effects = [effect for _, _, effects in node.history[start:mark] for effect in effects]
+        acts.append(lanes(effects))
+        start = mark
+    return acts
+
+
+def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:
+    """Effects by whom they are for."""
+    by: dict[object, list[object]] = {}
+    for effect in effects:
+        if isinstance(effect, PauseReading | ResumeReading):
+            continue
+        lane = by.setdefault(getattr(effect, "connection", None), [])
+        if isinstance(effect, SendBytes) and lane and isinstance(lane[-1], bytes):
+            lane[-1] += effect.data
+        elif isinstance(effect, SendBytes):
+            lane.append(effect.data)
+        else:
+            assert isinstance(effect, CloseWrite | DropConnection) or not hasattr(effect, "connection")
+            lane.append(repr(effect))
+    return by
+
+
+@pytest.mark.clause("C3")
+@given(histories, configs, st.lists(st.integers(1, 300), min_size=1, max_size=6))
+def test_any_reads_of_the_same_bytes_give_the_same_effects(history: list[Act], config: str, sizes: list[int]) -> None:
+    at_once = play(history, CONFIGS[config], paused=False)
+    cut = play(history, CONFIGS[config], in_reads_of(sizes), paused=False)
+    assert told(cut) == told(at_once)
+
+
+STREAMS: dict[str, bytes] = {
+    "a conversation": upgrade() + text(chat(id="m1")) + frame(PING, b"x") + text(chat(id="m2")) + close_frame(),
+    "a token": upgrade() + text({"type": "auth", "token": TOKENS[0]}) + text(chat()) + frame(BINARY) + text(chat()),
+    "too early": upgrade() + text(chat(id="m1")) + text(chat()) + frame(PING) + close_frame(4401) + b"more",
+    "fragments": upgrade() + frame(TEXT, b'{"type"', fin=False) + frame(PING) + frame(0, b':"ping"}') + frame(3),
+    "bad text": upgrade() + frame(TEXT, b'{"type":"\xe2\x82', fin=False) + frame(0, b"\x28") + text(chat()),
+    "flood": upgrade() + frame(PONG) * 39 + text({"type": "ping"}) + frame(TEXT, b"", reserved=4),
+    "too big": upgrade() + frame(TEXT, b"x" * 100, fin=False) + frame(0, b"x" * 925)[:20],
+    "too many": upgrade() + frame(TEXT, b"{", fin=False) + frame(0, b"", fin=False) * 4,
+    "refused": upgrade("/", "Origin: https://evil.example") + frame(PING),
+    "not found": upgrade("/x") + upgrade(),
+    "line feed": b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+}
+
+
+@pytest.mark.clause("C3")
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_a_stream_may_be_cut_at_every_byte(stream: bytes, config: str) -> None:
+    history = [Act("open"), Act("say", 0, stream), Act("wait", what=1.0)]
+    expected = told(play(history, CONFIGS[config]))
+    assert told(play(history, CONFIGS[config], in_reads_of([1]))) == expected
+    for cut in range(1, len(stream)):
+        assert told(play(history, CONFIGS[config], in_reads_of([cut, len(stream)]))) == expected, f"cut at {cut}"
+
+
+@pytest.mark.clause("C3")
+@pytest.mark.row("F8")
+@pytest.mark.parametrize("count", [64, 65, 128, 129, 399, 400, 401])
+def test_more_frames_than_a_turn_handles_are_handled_as_if_they_came_one_by_one(count: int) -> None:
+    stream = upgrade() + text({"type": "ping", "id": "x"}) * (count - 1) + text(chat(id="m1"))
+    history = [Act("open"), Act("say", 0, stream), Act("finish", 0, {"content": "x"})]
+    expected = told(play(history, CONFIGS["usual"], paused=False))
+    for sizes in ([1], [7], [1000], [len(stream) - 1, 1]):
+        assert told(play(history, CONFIGS["usual"], in_reads_of(sizes), paused=False)) == expected
