@@ -28,6 +28,15 @@ CLOSE_CODES = {
     4429: {Retry.LATER},
 }
 
+# What each fault closes with (GUARANTEES, row by row).
+CLOSES = {
+    "AT_CAPACITY": 1013, "DRAINING": 1012, "PROTOCOL_VIOLATION": 1002, "BINARY_REFUSED": 1003, "INVALID_UTF8": 1007,
+    "MESSAGE_TOO_BIG": 1009, "TOO_MANY_FRAGMENTS": 1009, "MESSAGE_TIMEOUT": 1008, "FRAME_FLOOD": 1008,
+    "BAD_MESSAGE_FLOOD": 1008, "SLOW_CONSUMER": 1008, "AUTH_REQUIRED": 4401, "AUTH_FAILED": 4401,
+    "AUTH_TIMEOUT": 4408, "TOKEN_EXPIRED": 4401, "RATE_LIMIT_IGNORED": 4429, "INTERNAL": 1011, "GOING_AWAY": 1001,
+    "RESTARTING": 1012,
+}  # fmt: skip
+
 # PROTOCOL, "Before the upgrade", and 500 for what is our own mistake.
 STATUSES = {400, 401, 403, 404, 405, 408, 413, 414, 421, 426, 429, 431, 500, 503, 505}
 
@@ -37,6 +46,10 @@ CODES = {
     "UNKNOWN_EVENT", "BUSY", "OVERLOADED", "SESSION_NOT_FOUND", "RUN_NOT_FOUND", "AGENT_ERROR", "AGENT_TIMEOUT",
     "RESPONSE_TOO_LARGE", "STORAGE_UNAVAILABLE", "INTERNAL",
 }  # fmt: skip
+
+
+def test_each_fault_closes_as_promised() -> None:
+    assert {fault.name: fault.value.close for fault in Fault if fault.value.close} == CLOSES
 
 
 def test_no_row_is_there_twice() -> None:
