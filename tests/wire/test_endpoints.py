@@ -16,7 +16,13 @@ PAGE, STRANGER = "http://localhost:3000", "http://evil.example"
 
 
 def ask(
-    method: str, target: str, origin: str | None = None, *, draining: bool = False, origins: tuple[str, ...] = (PAGE,)
+    method: str,
+    target: str,
+    origin: str | None = None,
+    *,
+    host: str = "qa.example",
+    draining: bool = False,
+    origins: tuple[str, ...] = (PAGE,),
 ) -> tuple[int, dict[str, str], bytes]:
     """The one answer of a node to a request."""
     gate = Gate(
@@ -25,7 +31,7 @@ def ask(
         )
     )
     gate.census.draining = draining
-    headers = [("host", "qa.example"), *([] if origin is None else [("origin", origin)])]
+    headers = [("host", host), *([] if origin is None else [("origin", origin)])]
     status, whole = answer(Request(method, target, tuple(headers)), gate)
     said = assert_one_answer(whole)
     assert said[0] == status
@@ -97,3 +103,12 @@ def test_only_listed_pages_may_read(
 @pytest.mark.parametrize("target", ["/healthz", "/readyz"])
 def test_a_preflight_has_no_content(target: str) -> None:
     assert ask("OPTIONS", target, PAGE)[0] == 204
+
+
+@pytest.mark.row("H10")
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_a_page_of_this_very_server_may_read(method: str) -> None:
+    """Where its host is an address, which nobody can bind another name to."""
+    for host, allowed in (("127.0.0.1:8765", "http://127.0.0.1:8765"), ("127.0.0.1:9", None), ("qa.example", None)):
+        _, headers, _ = ask(method, "/healthz", "http://127.0.0.1:8765", host=host)
+        assert headers.get("access-control-allow-origin") == allowed
