@@ -36,6 +36,7 @@ METADATA_ENTRIES = 32  # (PROTOCOL)
 METADATA_LENGTH = 4096  # characters of one metadata string
 SAFE_INTEGER = 2**53 - 1  # RFC 8259 section 6: integers beyond are not the same everywhere
 NUMBER_LENGTH = 32  # characters of a number's text (M3)
+VALUES = 4096  # values of an event; Pydantic's parser takes up to 150 bytes for each, be it two characters long (M4)
 LOCATIONS = 5  # places named in the answer to a wrong event (M2)
 LOCATIONS_SIZE = 800  # characters of them as JSON, so that the answer stays within 1 KiB (M2)
 
@@ -166,6 +167,8 @@ class ClientEvents:
 
     def parse(self, text: str) -> ClientEvent | Refused:
         """One event, or why there is none. Nothing of the text is in the refusal but names of fields."""
+        if len(text) > VALUES and _too_many(text):
+            return _invalid("too_many_values") if _is_object(text) else Refused(Fault.INVALID_JSON)
         try:
             event: ClientEvent = self._validator.validate_json(text)
         except ValidationError as error:
@@ -187,6 +190,22 @@ def _type_of(model: type[ClientEvent]) -> str:
 
 def _invalid(kind: str) -> Refused:
     return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": kind},))
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or what is left of one
+
+
+def _too_many(text: str) -> bool:
+    """Whether there are more values than an event may have, told by what stands between them."""
+
+    def separators(part: str) -> int:
+        return part.count(",") + part.count("[") + part.count("{")
+
+    return separators(text) > VALUES and separators(_STRING.sub("", text)) > VALUES
+
+
+def _is_object(text: str) -> bool:
+    return text.lstrip(" \t\r\n").startswith("{")
 
 
 class _NotStrict(ValueError):
@@ -247,22 +266,18 @@ def _nesting(text: str) -> int:
 
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
-_MANY = 256  # beyond it a text is an attack, and spelling out its errors would be the point of it
 _NOT_OBJECT = ("json_invalid", "dict_type")
 # What Pydantic's parser does not take although it is JSON, as it begins to say so.
 _BEYOND_PARSER = {"recursion limit": "too_deep", "number out of range": "number_too_long"}
 
 
 def _refusal(error: ValidationError, text: str) -> Refused:
-    if error.error_count() > _MANY:
-        return _invalid("too_many_errors")
     found = error.errors(include_url=False, include_input=False)
     first = found[0]
     if first["type"] in _NOT_OBJECT and not first["loc"]:
         said = str(first.get("ctx", {}).get("error", ""))
         kind = next((kind for start, kind in _BEYOND_PARSER.items() if said.startswith(start)), None)
-        is_object = text.lstrip(" \t\r\n").startswith("{")
-        return _invalid(kind) if kind is not None and is_object else Refused(Fault.INVALID_JSON)
+        return _invalid(kind) if kind is not None and _is_object(text) else Refused(Fault.INVALID_JSON)
     if first["type"] == "union_tag_invalid" and not first["loc"]:
         return Refused(Fault.UNKNOWN_EVENT)
     places = [_location(one["loc"], one["type"]) for one in found[:LOCATIONS]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from qaws_proto.config import MESSAGE_SIZE_TOP, LimitsConfig
 from qaws_proto.events import (
+    VALUES,
     AgentChunk,
     AgentResponse,
     AgentStepEvent,
@@ -241,10 +244,43 @@ def test_huge_texts_get_a_small_answer_in_little_memory(text: str) -> None:
     assert peak <= 24 * max(len(text), MESSAGE_SIZE)
 
 
+# tracemalloc does not see what Pydantic's parser takes; the operating system does.
+MEASURE = """
+import resource, sys
+from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
+events = ClientEvents([Auth, ChatMessage, Cancel, Ping], 32)
+text = sys.stdin.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+events.parse(text)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.row("M4")
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is KiB on Linux only")
+@pytest.mark.parametrize("name", ["extra keys", "lists", "objects", "a type", "metadata", "brackets"])
+def test_huge_containers_take_no_more_memory_than_promised(name: str) -> None:
+    text = HUGE[name][:MESSAGE_SIZE]
+    measured = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, check=True)
+    assert int(measured.stdout) <= 24 * MESSAGE_SIZE
+
+
+@pytest.mark.row("M4")
+def test_an_event_has_so_many_values_and_no_more() -> None:
+    def listing(count: int, text: str = '"[,{"') -> str:
+        return f'{{"type":"survey","anything":[{",".join([text] * count)}]}}'
+
+    assert isinstance(EXTENDED.parse(listing(VALUES - 2)), Survey)
+    too_many = Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_many_values"},))
+    assert EXTENDED.parse(listing(VALUES - 1)) == too_many
+    assert EXTENDED.parse(listing(VALUES - 1, '"')) == Refused(Fault.INVALID_JSON)  # its last text is not closed
+    assert isinstance(EXTENDED.parse(json.dumps({"type": "chat_message", "content": ",[{" * 3333})), ChatMessage)
+
+
 DEEP = {
     "lists": '{"type":"ping","id":' + "[" * 40 + "]" * 40 + "}",
     "objects": '{"type":"ping","id":' + '{"a":' * 40 + "1" + "}" * 40 + "}",
-    "deeper than the parser goes": '{"type":"ping","id":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deeper than the parser goes": '{"type":"ping","id":' + "[" * 1000 + "]" * 1000 + "}",
     "a deep value of an extra field": '{"type":"ping","x":' + "[" * 100 + "]" * 100 + "}",
 }
 
