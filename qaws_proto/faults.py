@@ -27,7 +27,7 @@ class Retry(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault on the wire: before the upgrade `status`; after it the `code` of an `error` event, a `close` code or both.
+    """One fault on the wire: before the upgrade a `status`; after it an `error` event `code`, a `close` code, or both.
 
     `word` is the reason of a close frame and the body of a response: short, fixed, never input.
     `text` is the `error_message` for people.
