@@ -2,6 +2,7 @@
 
 from .clock import Now
 from .config import ConfigError, WebSocketConfig
-from .gateway import EventContext, EventType, Gateway
+from .extension import EventContext, EventType
+from .gateway import Gateway
 
 __all__ = ["ConfigError", "EventContext", "EventType", "Gateway", "Now", "WebSocketConfig"]

@@ -1,7 +1,8 @@
 """One server connection: its phases, its deadlines, and the joins wire → events → gate.
 
 Every transition of a phase is in `TRANSITIONS`, and made by `_enter`. The connection does not know what a chat is: it
-yields the events that pass the gate, and says what it is told to say.
+yields the events that pass the gate, and says what it is told to say. One class in one long file: its phases share
+nearly all of its state, and an idle connection should be one object.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ Owns no socket, clock, task, thread, logger or random source; docs/embedding.md 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .admission.addresses import parse_address
@@ -18,10 +17,12 @@ from .admission.tokens import Principal, TokenVerifier
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .connection import Connection, Node, Phase
-from .conversation.runs import Run, Runs
+from .conversation.run import Run
+from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .effects import Drained, Effect, Note, Outbox, Scalar
-from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, ServerEvent, SystemEvent
+from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, SystemEvent
+from .extension import EventContext, EventType
 from .faults import Fault
 from .inputs import (
     BytesReceived,
@@ -40,49 +41,6 @@ from .inputs import (
     WriteBlocked,
     WriteDrained,
 )
-
-
-class EventContext:
-    """What the handler of an event may use: who sent it, when, and how to answer."""
-
-    __slots__ = ("_connection", "_outbox", "event", "now")
-
-    def __init__(self, connection: Connection, outbox: Outbox, event: ClientEvent, now: Now) -> None:
-        self._connection = connection
-        self._outbox = outbox
-        self.event = event
-        self.now = now
-
-    @property
-    def principal(self) -> Principal:
-        """Who the connection speaks for."""
-        assert self._connection.principal is not None
-        return self._connection.principal
-
-    @property
-    def session_id(self) -> str:
-        """The connection's own session."""
-        return self._connection.session_id
-
-    def reply(self, event: ServerEvent) -> None:
-        """Answer with an event, to this connection alone."""
-        self._connection.reply(event, self.now)
-
-    def refuse(self, fault: Fault, text: str | None = None, retry_after: float | None = None) -> None:
-        """Answer with an error, and close where the fault says so."""
-        self._connection.refuse(Refusal(fault, retry_after, text), self.now, self.event)
-
-    def note(self, name: str, level: str = "INFO", **fields: Scalar) -> None:
-        """Tell the operator something."""
-        self._outbox.add(Note("message", level, name, {"connection": self._connection.number, **fields}))
-
-
-@dataclass(frozen=True, slots=True)
-class EventType:
-    """A client event that a user adds: its model, and what is done with it. The handler runs inside `step`: no I/O."""
-
-    model: type[ClientEvent]
-    handler: Callable[[EventContext, Any], None]
 
 
 class Gateway:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any, Literal
 
 from ..clock import Now, Reason, Timers
@@ -12,51 +11,10 @@ from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, Star
 from ..events import AgentChunk, AgentResponse, AgentStepEvent, ChatMessage, ErrorEvent, SystemEvent
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
+from .run import Run, State, clean
 from .session import Session
 
 STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty ones are bounded too
-
-
-class State(Enum):
-    """Where a run is. `STOPPING`: it has ended for the client, and the agent has been told to stop."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    GIVEN_UP = "given up"
-
-
-class Run:
-    """One call of the agent. Belongs to a session, never to a socket."""
-
-    __slots__ = (
-        "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at", "paused", "pending",
-        "pieces", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools", "user_id",
-    )  # fmt: skip
-
-    def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
-        self.id = run_id
-        self.session = session
-        self.user_id = user_id
-        self.message = message
-        self.correlation_id = message.id
-        self.state = State.QUEUED
-        self.paused = False
-        self.submitted_at = self.started_at = self.moved_at = now.mono
-        self.first_chunk_at: float | None = None
-        self.pieces: list[str] = []  # the answer so far
-        self.chars = 0  # its characters
-        self.size = 0  # bytes of it and of the steps
-        self.pending: list[str] = []  # pieces that wait to be joined
-        self.sent = 0  # characters sent as chunks
-        self.last_sent = float("-inf")
-        self.reasoning: list[str] = []
-        self.tools: dict[str, None] = {}
-
-    def use(self, tool: str) -> None:
-        """Count a tool among those used, once."""
-        if tool:
-            self.tools[tool] = None
 
 
 class Runs:
@@ -155,7 +113,7 @@ class Runs:
         run = self._running(event.run_id)
         if run is None:
             return
-        text, size = _clean(event.content)
+        text, size = clean(event.content)
         if text is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent yields text"), stop=True)
             return
@@ -180,8 +138,8 @@ class Runs:
         run = self._running(event.run_id)
         if run is None:
             return
-        name, name_size = _clean("" if event.name is None else event.name)
-        content, content_size = _clean("" if event.content is None else event.content)
+        name, name_size = clean("" if event.name is None else event.name)
+        content, content_size = clean("" if event.content is None else event.content)
         kind = _STEP_KINDS.get(event.kind) if type(event.kind) is str else None
         if kind is None or name is None or content is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's step has a known kind and text"), stop=True)
@@ -216,7 +174,7 @@ class Runs:
         if answer is None:
             return
         for texts, keep in ((event.reasoning_steps, run.reasoning.append), (event.tools_used, run.use)):
-            for text, size in map(_clean, texts if isinstance(texts, tuple | list) else (None,)):
+            for text, size in map(clean, texts if isinstance(texts, tuple | list) else (None,)):
                 if text is None:
                     self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's steps and tools are texts"))
                     return
@@ -232,7 +190,7 @@ class Runs:
         pieces = "".join(run.pieces)
         if content is None:
             return pieces
-        answer, _ = _clean(content)
+        answer, _ = clean(content)
         if answer is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
             return None
@@ -422,18 +380,3 @@ class Runs:
 _STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]] = {
     "reasoning": "reasoning", "tool_started": "tool_started", "tool_finished": "tool_finished",
 }  # fmt: skip
-
-
-def _clean(text: object) -> tuple[str | None, int]:
-    """An agent's text and its bytes in UTF-8, lone surrogates replaced (G4); None where it is no text."""
-    if type(text) is not str:
-        if not issubclass(type(text), str):
-            return None, 0
-        text = str.__str__(text)  # a subclass could answer anything
-    if text.isascii():
-        return text, len(text)
-    try:
-        return text, len(text.encode())
-    except UnicodeEncodeError:
-        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return clean, len(clean.encode())

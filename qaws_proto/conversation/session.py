@@ -13,7 +13,7 @@ from ..wire.frames import Encoded
 from .log import Log
 
 if TYPE_CHECKING:
-    from .runs import Run
+    from .run import Run
 
 
 class Reader(Protocol):

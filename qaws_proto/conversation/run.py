@@ -1,0 +1,66 @@
+"""One run: a call of the agent for one accepted message, and what it has said so far."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..clock import Now
+from ..events import ChatMessage
+from .session import Session
+
+
+class State(Enum):
+    """Where a run is. `STOPPING`: it has ended for the client, and the agent has been told to stop."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    GIVEN_UP = "given up"
+
+
+class Run:
+    """One call of the agent. Belongs to a session, never to a socket."""
+
+    __slots__ = (
+        "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at", "paused", "pending",
+        "pieces", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools", "user_id",
+    )  # fmt: skip
+
+    def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
+        self.id = run_id
+        self.session = session
+        self.user_id = user_id
+        self.message = message
+        self.correlation_id = message.id
+        self.state = State.QUEUED
+        self.paused = False
+        self.submitted_at = self.started_at = self.moved_at = now.mono
+        self.first_chunk_at: float | None = None
+        self.pieces: list[str] = []  # the answer so far
+        self.chars = 0  # its characters
+        self.size = 0  # bytes of it and of the steps
+        self.pending: list[str] = []  # pieces that wait to be joined
+        self.sent = 0  # characters sent as chunks
+        self.last_sent = float("-inf")
+        self.reasoning: list[str] = []
+        self.tools: dict[str, None] = {}
+
+    def use(self, tool: str) -> None:
+        """Count a tool among those used, once."""
+        if tool:
+            self.tools[tool] = None
+
+
+def clean(text: object) -> tuple[str | None, int]:
+    """An agent's text and its bytes in UTF-8, lone surrogates replaced (G4); None where it is no text."""
+    if type(text) is not str:
+        if not issubclass(type(text), str):
+            return None, 0
+        text = str.__str__(text)  # a subclass could answer anything
+    if text.isascii():
+        return text, len(text)
+    try:
+        return text, len(text.encode())
+    except UnicodeEncodeError:
+        replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return replaced, len(replaced.encode())
