@@ -386,9 +386,10 @@ def test_what_is_no_text_is_an_agent_error_and_the_connection_lives(
 
 @pytest.mark.row("G5")
 def test_an_agent_that_ignores_its_cancellation_is_given_up_but_keeps_its_place() -> None:
-    node = NodeUnderTest(configure(agent={"max_runs": 2}))
+    node = NodeUnderTest(configure(agent={"max_runs": 3}))
     client, run_id = asked(node, id="m1")
     client.chat(id="m2")
+    client.chat(id="m3")
     client.send({"type": "cancel", "run_id": run_id})
     client.forget()
     node.advance(4.999)
@@ -396,14 +397,14 @@ def test_an_agent_that_ignores_its_cancellation_is_given_up_but_keeps_its_place(
     node.advance(0.001)
     client.expect_system("run_started", correlation_id="m2")
     assert dict(node.note("run_given_up").fields) == {"run_id": run_id, "given_up": 1}
-    assert node.gateway.runs == 2
+    assert node.gateway.runs == 3
     client.chat()
     client.expect_error("OVERLOADED")
     assert node.chunk(run_id, "late") == node.fail(run_id) == []
-    assert node.gateway.runs == 1
+    assert node.gateway.runs == 2
     assert node.fail(run_id) == []
-    client.chat(id="m3")
-    assert client.expect_system("message_accepted")["position"] == 1
+    client.chat(id="m4")
+    assert client.expect_system("message_accepted")["position"] == 2
 
 
 @pytest.mark.row("G8")

@@ -158,7 +158,8 @@ class ServerStream:
         assert version == "HTTP/1.1"
         headers: dict[str, str] = {}
         for line in lines:
-            name, _, value = line.lower().partition(": ")
+            name, _, value = line.partition(": ")
+            name = name.lower()
             assert name == "connection" or name not in headers, "a doubled header"
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         if status == "101":
