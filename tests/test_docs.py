@@ -529,6 +529,18 @@ def test_paths_exist() -> None:
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_the_layout_names_every_module() -> None:
+    roots = (ROOT / "qaws_proto", ROOT / "adapters" / "qaws")
+    modules = {entry for root in roots for entry in root.iterdir() if entry.name[0] != "_"}
+    there = {
+        f"{entry.relative_to(ROOT).as_posix()}{'/' if entry.is_dir() else ''}"
+        for entry in modules
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    }
+    assert len(there) > 20
+    assert there <= set(spans(ROOT / "docs" / "architecture.md"))
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     versions = re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)
     assert versions[0] == __version__
