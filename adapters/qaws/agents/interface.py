@@ -78,7 +78,7 @@ class Agent:
         if self._blocking:
             if self._limiter is None:
                 self._limiter = anyio.CapacityLimiter(self._threads)
-            result = await anyio.to_thread.run_sync(
+            (result,) = await anyio.to_thread.run_sync(
                 self._run_blocking, message, arguments, emit, started, limiter=self._limiter
             )
         else:
@@ -89,14 +89,20 @@ class Agent:
             return await _exhaust(result, emit)
         return result
 
-    def _run_blocking(self, message: str, arguments: dict[str, Any], emit: Emit, started: Callable[[], None]) -> object:
-        """In a thread: call, and where pieces come out pass each on before the next is made."""
+    def _run_blocking(
+        self, message: str, arguments: dict[str, Any], emit: Emit, started: Callable[[], None]
+    ) -> tuple[Any]:
+        """In a thread: call, and where pieces come out pass each on before the next is made.
+
+        What was returned is in a tuple, for trio takes no coroutine out of a thread.
+        """
         anyio.from_thread.run_sync(started)
         try:
             result = self._call(message, **arguments)
-            return _exhaust_blocking(result, emit) if isinstance(result, Iterator) else result
-        except KeyboardInterrupt as error:  # Ctrl-C interrupts the main thread alone: the agent raised this one
-            raise RuntimeError("the agent raised KeyboardInterrupt") from error
+            return (_exhaust_blocking(result, emit) if isinstance(result, Iterator) else result,)
+        except (KeyboardInterrupt, GeneratorExit) as error:
+            # The agent's own, since Ctrl-C interrupts the main thread alone; out there they would end more than a run.
+            raise RuntimeError(f"the agent raised {type(error).__name__}") from error
 
     def _arguments(self, context: RunContext) -> dict[str, Any]:
         return {name: context if name == "context" else getattr(context, name) for name in self._wants}
