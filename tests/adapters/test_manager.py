@@ -1,0 +1,455 @@
+"""The manager on asyncio and on trio: effects in order, agents of every temper, one end for each run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from qaws import AgentError, AgentReply, AgentStep, ConfigError, RunContext, WebSocketConfig, WebSocketManager
+from qaws_proto.inputs import BytesReceived, ConnectionLost, WriteBlocked, WriteDrained
+
+from .peers import Peer, Recorded, driven, open_config
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def serving(agent: object, backend: str, /, **sections: Any) -> AsyncIterator[Recorded]:
+    manager = Recorded(open_config(**sections), agent=agent)
+    with anyio.fail_after(10):
+        async with driven(manager, backend):
+            yield manager
+
+
+async def echo(message: str) -> str:
+    return message
+
+
+# ── effects and inputs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.clause("C4")
+async def test_effects_are_performed_in_order(anyio_backend: str) -> None:
+    async with serving(echo, anyio_backend) as manager:
+        peer = Peer(manager)
+        manager.feed(BytesReceived(peer.number, b"\x88\x82\x00\x00\x00\x00\x03\xe8"))  # its Close, with code 1000
+        manager.feed(ConnectionLost(peer.number))
+        assert peer.done == ["send", "send", "close_write", "drop"]  # 101 and greeting, our Close, and the end
+        assert peer.close_code == 1000
+
+
+async def test_inputs_fed_while_effects_are_performed_wait_for_their_turn(anyio_backend: str) -> None:
+    class Meddler(Peer):
+        """Reports another connection as lost from within `send`."""
+
+        def send(self, data: bytes) -> None:
+            super().send(data)
+            manager.feed(ConnectionLost(other.number))
+            self.seen = list(other.done)
+
+    async with serving(echo, anyio_backend) as manager:
+        other = Peer(manager)
+        meddler = Meddler(manager)
+        assert "drop" not in meddler.seen  # not while the effects of this turn were performed
+        assert other.done[-1] == "drop"  # but right after it
+
+
+async def test_a_mistake_of_an_adapter_leaves_the_manager_usable(anyio_backend: str) -> None:
+    async with serving(echo, anyio_backend) as manager:
+        with pytest.raises(ValueError, match="was never opened"):
+            manager.feed(BytesReceived(99, b""))
+        peer = Peer(manager)
+        peer.say("chat_message", content="hola")
+        assert (await peer.hear("agent_response")).content == "hola"
+
+
+# ── what agents give ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_pieces_steps_and_a_reply_become_the_answer(anyio_backend: str) -> None:
+    async def agent(message: str) -> AsyncIterator[object]:
+        yield AgentStep("reasoning", None, "thinking")
+        yield AgentStep("tool_started", "search", "weather")
+        yield "sun"
+        yield "ny"
+        yield AgentReply("sunny", ["done"], ["search", "map"])
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?", id="m1", stream=True)
+        assert (await peer.hear("agent_step")).kind == "reasoning"
+        assert (await peer.hear("agent_step")).name == "search"
+        assert (await peer.hear("agent_chunk")).content == "sun"
+        answer = await peer.hear("agent_response")
+        assert (answer.content, answer.correlation_id, answer.status) == ("sunny", "m1", "completed")
+        assert (answer.reasoning_steps, answer.tools_used) == (["thinking", "done"], ["search", "map"])
+
+
+async def test_the_context_is_that_of_the_run(anyio_backend: str) -> None:
+    seen: list[RunContext] = []
+
+    def agent(message: str, context: RunContext) -> str:
+        seen.append(context)
+        return ""
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?", user_id="user123", session_id="session456", metadata={"lang": "es"})
+        answer = await peer.hear("agent_response")
+    assert seen == [RunContext(answer.run_id, "session456", "user123", False, {"lang": "es"})]
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def recurse(message: str) -> str:
+    return recurse(message)
+
+
+ERRORS: dict[str, BaseException] = {
+    "Exception": ValueError("secret"),
+    "BaseException": BaseException("secret"),
+    "ExceptionGroup": ExceptionGroup("secret", [ValueError("secret"), KeyError("secret")]),
+    "BaseExceptionGroup": BaseExceptionGroup("secret", [SystemExit(3)]),
+    "CancelledError": asyncio.CancelledError("secret"),
+    "SystemExit": SystemExit(3),
+    "GeneratorExit": GeneratorExit("secret"),
+    "StopIteration": StopIteration("secret"),
+    "StopAsyncIteration": StopAsyncIteration("secret"),
+    "TimeoutError": TimeoutError("secret"),
+    "without a text": Wordless(),
+}
+
+
+def raising(error: BaseException, form: str) -> object:
+    """An agent of that form that raises the error, but answers to `again`."""
+
+    def check(message: str) -> str:
+        if message != "again":
+            raise error.with_traceback(None)
+        return message
+
+    async def coroutine(message: str) -> str:
+        return check(message)
+
+    async def pieces(message: str) -> AsyncIterator[str]:
+        yield "partial "
+        yield check(message)
+
+    def blocking_pieces(message: str) -> Iterator[str]:
+        yield "partial "
+        yield check(message)
+
+    return {"blocking": check, "coroutine": coroutine, "pieces": pieces, "blocking pieces": blocking_pieces}[form]
+
+
+@pytest.mark.row("G2")
+@pytest.mark.parametrize("form", ["coroutine", "blocking", "pieces", "blocking pieces"])
+@pytest.mark.parametrize("name", ERRORS)
+async def test_whatever_an_agent_raises_ends_its_run_and_the_next_message_is_served(
+    name: str, form: str, anyio_backend: str
+) -> None:
+    async with serving(raising(ERRORS[name], form), anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="now", id="m1")
+        error = await peer.hear("error")
+        assert (error.error_code, error.correlation_id, list(error.details)) == ("AGENT_ERROR", "m1", ["error_id"])
+        assert "secret" not in repr(error)
+        assert manager.ends_of(error.run_id) == 1
+        peer.say("chat_message", content="again")
+        assert (await peer.hear("agent_response")).content.endswith("again")
+        assert manager.gateway.runs == 0
+
+
+@pytest.mark.row("G2")
+async def test_a_recursion_without_end_is_an_agents_error(anyio_backend: str) -> None:
+    async with serving(recurse, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?")
+        assert (await peer.hear("error")).error_code == "AGENT_ERROR"
+
+
+@pytest.mark.row("G2")
+async def test_an_agent_that_cancels_itself_ends_alone(anyio_backend: str) -> None:
+    async def agent(message: str) -> str:
+        if message == "again":
+            return message
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+        if anyio_backend == "asyncio":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.Event().wait()
+        raise TimeoutError
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?")
+        assert (await peer.hear("error")).error_code == "AGENT_ERROR"
+        peer.say("chat_message", content="again")
+        assert (await peer.hear("agent_response")).content == "again"
+
+
+Reply: Any = AgentReply  # of what an agent without types gives it
+
+
+@pytest.mark.row("G4")
+@pytest.mark.parametrize(
+    "given",
+    [None, 42, b"bytes", ["list"], Reply(42), Reply("x", None), Reply("x", "abc"), Reply("x", [1]), Reply("x", (), [None]),
+     object(), AgentStep],
+    ids=repr,
+)  # fmt: skip
+async def test_what_is_no_text_is_an_agents_error(given: object, anyio_backend: str) -> None:
+    async def agent(message: str) -> object:
+        return message if message == "again" else given
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?")
+        if given is None:  # nothing was said, which is an answer: that of an agent that only yields
+            assert (await peer.hear("agent_response")).content == ""
+        else:
+            assert (await peer.hear("error")).error_code == "AGENT_ERROR"
+        peer.say("chat_message", content="again")
+        assert (await peer.hear("agent_response")).content == "again"
+
+
+# ── cancelling, holding back, taking turns ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.row("G8")
+@pytest.mark.clause("C8")
+async def test_a_cancelled_run_stops_its_agent_and_ends_once(anyio_backend: str) -> None:
+    stopped = anyio.Event()
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        if message == "again":
+            yield message
+            return
+        yield "so far"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?", id="m1", stream=True)
+        await peer.hear("agent_chunk")
+        peer.say("cancel", correlation_id="m1")
+        answer = await peer.hear("agent_response")
+        assert (answer.status, answer.content) == ("cancelled", "so far")
+        await stopped.wait()
+        peer.say("chat_message", content="again")
+        assert (await peer.hear("agent_response")).content == "again"
+        assert manager.ends_of(answer.run_id) == 1
+
+
+async def test_a_run_that_is_cancelled_before_its_task_begins_never_calls_the_agent(anyio_backend: str) -> None:
+    called: list[str] = []
+
+    async def agent(message: str) -> str:
+        called.append(message)
+        return message
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        chat: dict[str, Any] = {"content": "never", "id": "m1"}
+        peer.say_all(
+            ("chat_message", chat), ("cancel", {"correlation_id": "m1"}), ("chat_message", {"content": "next"})
+        )
+        answer = await peer.hear("agent_response")
+        assert answer.status == "cancelled"
+        assert (await peer.hear("agent_response")).content == "next"
+        assert called == ["next"]
+        assert manager.ends_of(answer.run_id) == 1
+
+
+@pytest.mark.row("G5")
+async def test_the_next_message_is_served_though_an_agent_ignores_its_cancellation(anyio_backend: str) -> None:
+    # The timer that gives the agent up starts the next run: from a callback of the event loop, not from a task.
+    entered, release = anyio.Event(), anyio.Event()
+
+    async def agent(message: str) -> str:
+        if message == "stubborn":
+            entered.set()
+            with anyio.CancelScope(shield=True):
+                await release.wait()
+        return message
+
+    async with serving(agent, anyio_backend, agent={"cancel_grace": 0.02}) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="stubborn", id="m1")
+        peer.say("chat_message", content="next", id="m2")
+        await entered.wait()
+        peer.say("cancel", correlation_id="m1")
+        assert (await peer.hear("agent_response", correlation_id="m2")).content == "next"
+        assert manager.gateway.runs == 1  # it keeps its place
+        release.set()
+        peer.say("chat_message", content="last", id="m3")
+        await peer.hear("agent_response", correlation_id="m3")
+        while manager.gateway.runs:
+            await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.row("G1")
+async def test_an_agent_that_hangs_is_cancelled_by_the_timer(anyio_backend: str) -> None:
+    async def agent(message: str) -> str:
+        if message == "hang":
+            await anyio.sleep_forever()
+        return message
+
+    async with serving(agent, anyio_backend, agent={"timeout": 0.02}) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="hang")
+        peer.say("chat_message", content="next")
+        assert (await peer.hear("error")).error_code == "AGENT_TIMEOUT"
+        assert (await peer.hear("agent_response")).content == "next"
+
+
+@pytest.mark.row("C1")
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_an_agent_is_not_pulled_while_its_reader_is_behind(blocking: bool, anyio_backend: str) -> None:
+    pulled = 0
+    pieces, size = 40, 200
+
+    def count() -> str:
+        nonlocal pulled
+        pulled += 1
+        return "x" * size
+
+    async def async_agent(message: str) -> AsyncIterator[str]:
+        for _ in range(pieces):
+            yield count()
+
+    def sync_agent(message: str) -> Iterator[str]:
+        for _ in range(pieces):
+            yield count()
+
+    limits = {"out_high": 1024, "out_top": 1024 * 1024}
+    agent = sync_agent if blocking else async_agent
+    async with serving(agent, anyio_backend, limits=limits, agent={"roll_up": 0}) as manager:
+        peer = Peer(manager)
+        peer.held = []
+        manager.feed(WriteBlocked(peer.number))
+        peer.say("chat_message", content="?", stream=True)
+        (run,) = manager._active.values()
+        while run.resumed is None:  # until the node has said that it wants no more
+            await anyio.lowlevel.checkpoint()
+        held_back = pulled
+        for _ in range(100):  # nothing more comes, however long one waits
+            await anyio.lowlevel.checkpoint()
+        assert held_back == pulled < pieces / 2
+        peer.read_on()
+        manager.feed(WriteDrained(peer.number))
+        assert (await peer.hear("agent_response")).content == "x" * size * pieces
+        assert pulled == pieces
+
+
+async def test_an_agent_that_never_waits_lets_others_have_their_turn(anyio_backend: str) -> None:
+    answered = anyio.Event()
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield message
+        while message == "endless" and not answered.is_set():
+            yield ""
+
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="endless", session_id="a")
+        peer.say("chat_message", content="short", session_id="b")
+        assert (await peer.hear("agent_response")).content == "short"
+        answered.set()
+        assert (await peer.hear("agent_response")).content == "endless"
+
+
+async def test_runs_end_when_the_event_loop_stops_them(anyio_backend: str) -> None:
+    begun = anyio.Event()
+
+    async def agent(message: str) -> str:
+        begun.set()
+        await anyio.sleep_forever()
+        return message
+
+    async with serving(agent, anyio_backend) as manager:
+        Peer(manager).say("chat_message", content="?")
+        await begun.wait()
+        assert manager.gateway.runs == 1
+    assert manager.gateway.runs == 0
+
+
+# ── setting up ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_set_qa_agent_decides_who_answers_from_then_on(anyio_backend: str) -> None:
+    def says(text: str) -> Callable[[str], Awaitable[str]]:
+        async def agent(message: str) -> str:
+            return text
+
+        return agent
+
+    async with serving(says("first"), anyio_backend) as manager:
+        peer = Peer(manager)
+        for text in ("first", "second"):
+            manager.set_qa_agent(says(text))
+            peer.say("chat_message", content="?")
+            assert (await peer.hear("agent_response")).content == text
+        with pytest.raises(AgentError):
+            manager.set_qa_agent(None)
+        peer.say("chat_message", content="?")
+        assert (await peer.hear("agent_response")).content == "second"
+
+
+class NoHost:
+    def spawn(self, function: object, run: object) -> None:
+        raise AssertionError
+
+    def wake_at(self, deadline: float | None) -> None:
+        return
+
+
+def test_a_manager_without_an_agent_is_not_served() -> None:
+    manager = WebSocketManager(open_config())
+    with pytest.raises(ConfigError, match="no agent is set"):
+        manager.attach(NoHost())
+    manager.set_qa_agent(echo)
+    manager.attach(NoHost())
+    with pytest.raises(RuntimeError, match="driven by another server"):
+        manager.attach(NoHost())
+
+
+@pytest.mark.row("D6")
+def test_a_manager_that_would_let_everybody_in_is_not_served() -> None:
+    config = WebSocketConfig.model_validate(
+        {"server": {"host": "0.0.0.0"}, "security": {"authentication": {"enabled": False}}}
+    )
+    with pytest.raises(ConfigError, match="authentication is off"):
+        WebSocketManager(config, agent=echo).attach(NoHost())
+
+
+@pytest.mark.row("D6")
+def test_a_manager_without_a_secret_is_not_made() -> None:
+    with pytest.raises(ConfigError, match="there is no secret"):
+        WebSocketManager(WebSocketConfig(), agent=echo)
+
+
+def test_without_a_configuration_the_environment_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEBSOCKET_PORT", "4711")
+    monkeypatch.setenv("WEBSOCKET_SECRET_KEY", "s" * 32)
+    assert WebSocketManager(agent=echo).config.server.port == 4711
