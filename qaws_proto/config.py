@@ -56,6 +56,7 @@ def _origin(text: str) -> str:
     return origin
 
 
+Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]  # RFC 9110 section 5.6.2
 Network = Annotated[str, AfterValidator(_network)]
 Origin = Annotated[str, AfterValidator(_origin)]
 
@@ -140,13 +141,17 @@ class AuthenticationConfig(Section):
 class CorsConfig(Section):
     """Which web pages may connect: exact origins (RFC 6454). Programs send no Origin and are not held by this."""
 
-    enabled: bool = Field(default=True, description="off: pages of this very host only")
+    enabled: bool = Field(
+        default=True, description="off: pages of this very server alone, under its IP address or `localhost`"
+    )
     origins: list[Origin] = Field(
         default=["http://localhost:*", "http://127.0.0.1:*"],
         description="exact origins; a port `*` stands for any port, a lone `*` for any origin",
     )
-    methods: list[str] = Field(default=["GET", "POST"], description="answered to a preflight request")
-    headers: list[str] = Field(default=["Content-Type", "Authorization"], description="answered to a preflight request")
+    methods: list[Token] = Field(default=["GET", "POST"], description="answered to a preflight request")
+    headers: list[Token] = Field(
+        default=["Content-Type", "Authorization"], description="answered to a preflight request"
+    )
 
 
 class RateLimitingConfig(Section):

@@ -132,6 +132,10 @@ class Cancel(ClientEvent):
             raise PydanticCustomError("run_id_or_correlation_id", "exactly one of run_id and correlation_id")
         return self
 
+    @property
+    def correlation(self) -> str | None:
+        return self.correlation_id
+
 
 class Ping(ClientEvent):
     """An application ping, for clients that cannot send WebSocket pings (browsers)."""

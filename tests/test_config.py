@@ -62,6 +62,8 @@ def test_every_setting_is_described_and_its_default_is_within_bounds(section: ty
         ("security.cors.origins", ["http://localhost:3000/"], "value_error"),
         ("security.cors.origins", ["localhost"], "value_error"),
         ("security.cors.origins", ["http://a\n"], "value_error"),
+        ("security.cors.methods", ["GET\r\nX: 1"], "string_pattern_mismatch"),
+        ("security.cors.headers", ["Content-Type", "é"], "string_pattern_mismatch"),
         ("security.addresses.allow", ["10.0.0.0/33"], "value_error"),
         ("security.rate_limiting.requests_per_minute", 0, "greater_than_equal"),
         ("limits.max_message_size", 1024 * 1024 + 1, "less_than_equal"),

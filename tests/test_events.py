@@ -633,3 +633,9 @@ def test_the_error_event_of_a_fault_says_what_the_table_says(fault: Fault) -> No
 def test_a_fault_without_a_code_has_no_error_event() -> None:
     with pytest.raises(AssertionError, match="no error code"):
         error_event(Fault.BAD_REQUEST)
+
+
+def test_a_refused_cancel_says_which() -> None:
+    event = EVENTS.parse('{"type":"cancel","correlation_id":"m1"}')
+    assert isinstance(event, Cancel)
+    assert event.correlation == "m1"

@@ -246,7 +246,8 @@ def request_token(request: Request) -> str | None:
     authorization = request.value("authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+        if scheme.lower() == "bearer":  # another scheme is for a proxy in front, not for us
+            return token.strip()
     for subprotocol in request.items("sec-websocket-protocol"):
         if subprotocol.startswith(BEARER_SUBPROTOCOL):
             return subprotocol[len(BEARER_SUBPROTOCOL) :]

@@ -557,3 +557,9 @@ def test_the_101_is_what_a_client_expects(subprotocol: str | None) -> None:
         "connection": "Upgrade",
         "sec-websocket-accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
     }
+
+
+@pytest.mark.clause("C12")
+def test_a_request_shows_no_token() -> None:
+    request = Request("GET", "/chat?token=canary", (("authorization", "Bearer canary"),))
+    assert repr(request) == "Request(method='GET', path='/chat')"
