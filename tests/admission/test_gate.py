@@ -211,7 +211,7 @@ TOKENS: list[tuple[list[tuple[str, str]], str | None]] = [
     ([("authorization", "bearer  abc ")], "abc"),
     ([("authorization", "Basic abc")], None),
     ([("authorization", "Bearer")], ""),
-    ([("authorization", None)], ""),
+    ([("authorization", "")], None),
     ([("sec-websocket-protocol", "qaws.v1, qaws.bearer.abc")], "abc"),
     ([("sec-websocket-protocol", "qaws.v1"), ("sec-websocket-protocol", "qaws.bearer.abc")], "abc"),
     ([("sec-websocket-protocol", "qaws.v1, qaws.bearer.")], ""),
