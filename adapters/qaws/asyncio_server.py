@@ -40,16 +40,12 @@ class WebSocketServer:
             self.manager = WebSocketManager(config, agent=agent)
         self.config = self.manager.config
         self.sockets: list[socket.socket] = []
+        self.port = self.config.server.port  # once started, the one the system chose where the configured one is 0
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # its deadline; uvloop gives a handle that cannot tell, where the wait is nothing
         self._drained = asyncio.Event()
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; that is the one the system chose where the configured one is 0."""
-        port: int = self.sockets[0].getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:
@@ -63,6 +59,7 @@ class WebSocketServer:
         context, limits = _tls(self.config.security.ssl), self.config.limits
         timeout = None if context is None else limits.head_timeout  # the TLS handshake is slowed down as easily (H2)
         self.sockets = await _listen(self.config.server.host, self.config.server.port)
+        self.port = self.sockets[0].getsockname()[1]
         try:
             self.manager.attach(self)
             self.manager.drained = self._drained.set
@@ -168,13 +165,13 @@ class WebSocketServer:
         """Host: the one timer. One that is too early is left to fire, which costs less than moving it."""
         if deadline is None:
             return
-        timer = self._timer
-        if timer is not None:
-            if timer.when() <= deadline:
+        if self._timer is not None:
+            if self._timer_at <= deadline:
                 return
-            timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(loop.time() + max(0.0, deadline - time.monotonic()), self._wake)
+            self._timer.cancel()
+        self._timer_at = deadline
+        wait = max(0.0, deadline - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
