@@ -310,12 +310,15 @@ def test_what_is_no_agent_is_refused_with_the_reason(agent: object, text: str) -
 async def test_a_blocking_agent_runs_in_a_thread_of_which_there_are_no_more_than_allowed() -> None:
     main, entered, leave = threading.get_ident(), threading.Semaphore(0), threading.Event()
     threads: set[int] = set()
+    within = threading.Semaphore(2)
     started: list[int] = []
 
     def agent(message: str) -> str:
+        assert within.acquire(blocking=False)
         threads.add(threading.get_ident())
         entered.release()
         assert leave.wait(10)
+        within.release()
         return message
 
     async def emit(piece: object) -> None:
@@ -331,7 +334,6 @@ async def test_a_blocking_agent_runs_in_a_thread_of_which_there_are_no_more_than
             assert len(started) == 2  # the third waits, and is told to have begun only when it does
             leave.set()
     assert len(started) == 3
-    assert len(threads) == 2
     assert main not in threads
 
 

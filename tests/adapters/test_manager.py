@@ -210,8 +210,8 @@ Reply: Any = AgentReply  # of what an agent without types gives it
 @pytest.mark.row("G4")
 @pytest.mark.parametrize(
     "given",
-    [None, 42, b"bytes", ["list"], Reply(42), Reply("x", None), Reply("x", "abc"), Reply("x", [1]), Reply("x", (), [None]),
-     object(), AgentStep],
+    [None, 42, b"bytes", ["list"], Reply(42), Reply("x", None), Reply("x", "abc"), Reply("x", [1]),
+     Reply("x", (), [None]), object(), AgentStep],
     ids=repr,
 )  # fmt: skip
 async def test_what_is_no_text_is_an_agents_error(given: object, anyio_backend: str) -> None:
