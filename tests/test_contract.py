@@ -41,7 +41,7 @@ NEAR: dict[str, Any] = {
     "server": {"max_connections": 5, "heartbeat_interval": 8, "timeout": 4},
     "limits": {
         "max_message_size": 1024, "max_fragments": 4, "frames_per_second": 20, "frame_burst": 40, "frames_per_turn": 4,
-        "inbox": 256, "out_high": 512, "out_top": 2048, "write_timeout": 6, "message_timeout": 5,
+        "inbox": 256, "out_high": 256, "out_top": 1024, "write_timeout": 6, "message_timeout": 5,
         "connections_per_address": 3, "handshakes": 6, "bad_messages_per_minute": 3,
     },
     "agent": {"timeout": 5, "max_duration": 12, "max_response_size": 1024, "cancel_grace": 2, "max_runs": 4},
@@ -123,6 +123,12 @@ def late(node: NodeUnderTest, run_id: str, what: object) -> None:
         assert node.chunk(run_id, what) == node.tell(run_id, "reasoning") == node.fail(run_id) == []
 
 
+def stop(node: NodeUnderTest) -> None:
+    """Stop now: no agent goes on."""
+    node.step(StopRequested())
+    assert node.runs.keys() <= node.cancelled
+
+
 AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "open": lambda node, peer: node.open(peer),
     "connect": lambda node, hello: node.open().send_bytes(hello),
@@ -130,12 +136,13 @@ AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "wake": lambda node, _: node.step(TimerFired()),
     "jump": lambda node, seconds: node.jump(seconds),
     "drain": lambda node, _: node.step(DrainRequested()),
-    "stop": lambda node, _: node.step(StopRequested()),
+    "stop": lambda node, _: stop(node),
 }
 AT_RUN: dict[str, Callable[[NodeUnderTest, str, Any], object]] = {
     "yield": lambda node, run_id, piece: node.chunk(run_id, piece),
     "tell": lambda node, run_id, step: node.tell(run_id, *step),
     "finish": lambda node, run_id, end: node.finish(run_id, **end),
+    "answer": lambda node, run_id, more: node.finish(run_id, node.said.get(run_id, "") + more),
     "fail": lambda node, run_id, cause: node.fail(run_id, cause),
     "began": lambda node, run_id, _: node.step(RunStarted(run_id)),
     "late": late,
@@ -237,7 +244,7 @@ agent_acts = st.one_of(
     act("yield", what=pieces),
     act("tell", what=steps),
     act("finish", what=ends),
-    act("finish", what=ends),
+    act("answer", what=st.sampled_from(["", "more"])),
     act("fail", what=st.sampled_from([None, RuntimeError("x")])),
     act("began", "late", what=st.just("late")),
     act("wait", what=st.sampled_from([0.01, 0.04])),
@@ -260,10 +267,13 @@ rare_acts = st.one_of(
 talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
     lambda parts: [parts[0], *parts[1]]
 )
+slow = st.tuples(act("block", who=1), talk, act("unblock", who=1), talk).map(
+    lambda parts: [parts[0], *parts[1], parts[2], *parts[3]]
+)
 scenes = st.one_of(
     talk,
     talk,
-    st.tuples(act("block", who=1), talk, talk).map(lambda parts: [parts[0], *parts[1], *parts[2]]),
+    slow,
     st.lists(peer_acts, min_size=1, max_size=3),
     st.lists(rare_acts, min_size=1, max_size=2),
 )
@@ -312,8 +322,10 @@ def check_ends(node: NodeUnderTest) -> None:
         if not client.dropped:
             client.unblock()
     check_answers(node)
-    node.advance(20 * node.config.agent.max_duration)
-    assert node.runs.keys() <= node.cancelled, "C8: a run that nobody ended"
+    running = set(node.runs)
+    node.advance(node.config.agent.max_duration)
+    assert running <= node.cancelled, "C8: a run that nobody ended"
+    node.advance(10 * node.config.agent.max_duration)
     for client in node.clients.values():
         check_heard(node, client)
         if not client.dropped:
@@ -409,12 +421,14 @@ STREAMS: dict[str, bytes] = {
     "fragments": upgrade() + frame(TEXT, b'{"type"', fin=False) + frame(PING) + frame(0, b':"ping"}') + frame(3),
     "bad text": upgrade() + frame(TEXT, b'{"type":"\xe2\x82', fin=False) + frame(0, b"\x28") + text(chat()),
     "flood": upgrade() + frame(PONG) * 39 + text({"type": "ping"}) + frame(TEXT, b"", reserved=4),
+    "a flood of fragments": upgrade() + frame(PONG) * 38 + frame(TEXT, b'{"type":', fin=False)
+    + frame(0, b"", fin=False) + frame(0, b'"ping"}'),
     "too big": upgrade() + frame(TEXT, b"x" * 100, fin=False) + frame(0, b"x" * 925)[:20],
     "too many": upgrade() + frame(TEXT, b"{", fin=False) + frame(0, b"", fin=False) * 4,
     "refused": upgrade("/", "Origin: https://evil.example") + frame(PING),
     "not found": upgrade("/x") + upgrade(),
     "line feed": b"GET / HTTP/1.1\r\nHost: a\n\r\n",
-}
+}  # fmt: skip
 
 
 @pytest.mark.clause("C3")
