@@ -58,6 +58,7 @@ class WebSocketServer:
         """Listen. Raises ConfigError where no agent is set or the certificate cannot be used, OSError for the port."""
         context, limits = _tls(self.config.security.ssl), self.config.limits
         timeout = None if context is None else limits.head_timeout  # the TLS handshake is slowed down as easily (H2)
+        self.config.require_safe()  # before anybody can connect
         self.sockets = await _listen(self.config.server.host, self.config.server.port)
         self.port = self.sockets[0].getsockname()[1]
         try:
