@@ -101,7 +101,7 @@ def serve(
 
 
 @app.command
-def token(user: str, *, config: Path | None = None, expires_in: int | None = None) -> int:
+def token(user: str, /, *, config: Path | None = None, expires_in: int | None = None) -> int:
     """Print a token for a user.
 
     Parameters
@@ -120,6 +120,7 @@ def token(user: str, *, config: Path | None = None, expires_in: int | None = Non
 @app.command
 def chat(
     url: str,
+    /,
     *,
     token: str | None = None,
     message: str | None = None,
@@ -190,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         status = FAILURE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
 

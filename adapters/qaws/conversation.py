@@ -133,18 +133,22 @@ class Conversation:
                 event = await heard.get()
                 if isinstance(event, ConversationError):
                     raise event
-                yield event
                 if isinstance(event, AgentResponse | ErrorEvent):
+                    self._asked = None
+                    yield event
                     return
+                yield event
         finally:
             self._asked = None
             while not heard.empty():  # so that nothing waits to put more
                 heard.get_nowait()
 
-    def cancel(self) -> None:
-        """Stop the answer to the last message; its end is still heard."""
-        if self._asked is not None:
-            self._send(Cancel(type="cancel", correlation_id=self._asked))
+    def cancel(self) -> bool:
+        """Stop the answer that is being heard; its end is still heard. Whether there is one."""
+        if self._asked is None:
+            return False
+        self._send(Cancel(type="cancel", correlation_id=self._asked))
+        return True
 
     async def _listen(self) -> None:
         """Hear the server as long as the conversation lasts: pings are answered while nobody asks, too."""

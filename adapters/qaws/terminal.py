@@ -7,7 +7,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qaws_proto.events import AgentChunk, AgentResponse, AgentStepEvent, ErrorEvent, ServerEvents
@@ -21,7 +22,8 @@ LINE = 1024 * 1024  # bytes of a piped line; longer ones end the conversation
 async def one_shot(conversation: Conversation, message: str, *, stream: bool) -> int:
     """Ask once; the answer on standard output, an error on standard error and in the status."""
     async with conversation:
-        return await _print_answer(conversation, message, stream=stream)
+        with _interrupts(conversation):
+            return await _print_answer(conversation, message, stream=stream)
 
 
 async def converse(conversation: Conversation, *, stream: bool) -> int:
@@ -32,10 +34,23 @@ async def converse(conversation: Conversation, *, stream: bool) -> int:
             user = plain(conversation.user_id)
             print(f"Talking to {conversation.url} as {user}. Ctrl-C stops an answer, Ctrl-D ends.")
         status = 0
-        async for line in _typed_lines() if terminal else _piped_lines():
-            if line.strip():
-                status = await _print_answer(conversation, line, stream=stream)
+        with _interrupts(conversation):
+            async for line in _typed_lines() if terminal else _piped_lines():
+                if line.strip():
+                    status = await _print_answer(conversation, line, stream=stream)
         return status
+
+
+@contextmanager
+def _interrupts(conversation: Conversation) -> Iterator[None]:
+    """While this lasts, Ctrl-C stops an answer, or where none is heard the task."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGINT, lambda: conversation.cancel() or task.cancel())
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 async def print_exchange(conversation: Conversation, question: str) -> None:
@@ -46,8 +61,6 @@ async def print_exchange(conversation: Conversation, question: str) -> None:
 
 
 async def _print_answer(conversation: Conversation, message: str, *, stream: bool) -> int:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, conversation.cancel)
     status, printed = 0, ""
     try:
         async for event in conversation.ask(message, stream=stream):
@@ -61,8 +74,6 @@ async def _print_answer(conversation: Conversation, message: str, *, stream: boo
     except MessageError as error:
         print(f"qaws: {error}", file=sys.stderr)
         status = FAILURE
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
     return status
 
 
