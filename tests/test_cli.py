@@ -1,0 +1,454 @@
+"""The command `qaws`, through real processes and real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+QAWS = (sys.executable, "-m", "qaws")
+SECRET = "a secret of more than thirty-two bytes"
+PATIENCE = 30  # seconds after which a process counts as hung
+
+AGENTS = """
+import asyncio, pathlib, time
+
+def here(message):
+    return f"from the working directory: {message}"
+
+async def slow(message):
+    yield "first "
+    while not pathlib.Path("release").exists():
+        await asyncio.sleep(0.005)
+    yield "second"
+
+async def stubborn(message):
+    yield "never ending"
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+def stuck(message):
+    yield "stuck"
+    time.sleep(3600)
+
+async def hostile(message):
+    yield "\\x1b[2Jred\\x07"
+
+async def failing(message):
+    raise ValueError("hush")
+
+number = 42
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory with some agents in it, and nothing of this machine's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("WEBSOCKET_", "QAWS_")):
+            monkeypatch.delenv(name)
+    (tmp_path / "my_agents.py").write_text(AGENTS)
+    (tmp_path / "broken_agents.py").write_text("import a_module_nobody_has\n")
+
+
+def run(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command to its end."""
+    return subprocess.run(
+        [*QAWS, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+class Server:
+    """A `qaws serve` that is ready."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stderr is not None
+        self.ready = ""
+        self.log: list[str] = []
+        self.ready = self.logged("listening on ")
+        self.url = self.ready.removeprefix("listening on ").strip()
+
+    def logged(self, part: str) -> str:
+        """The next line on standard error with that in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if part in line:
+                return line
+        raise AssertionError(f"{part!r} was not said, but {self.log}")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end: its status, and the rest of its standard error."""
+        assert self.process.stderr is not None
+        rest = self.process.stderr.read()
+        return self.process.wait(PATIENCE), rest
+
+
+@contextmanager
+def serve(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Server]:
+    host = [] if "--host" in arguments else ["--host", "127.0.0.1"]
+    with subprocess.Popen(
+        [*QAWS, "serve", *host, "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    ) as process:
+        try:
+            yield Server(process)
+        finally:
+            process.kill()
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """It failed with clear lines that say those parts, and nothing else."""
+    assert result.returncode not in (0, None)
+    assert result.returncode > 0
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith("qaws: ")
+    for part in parts:
+        assert part in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# ── serve ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_serve_says_where_it_listens_and_answers() -> None:
+    with serve("--no-auth") as server:
+        assert re.fullmatch(r"listening on ws://127\.0\.0\.1:\d+/\n", server.ready)
+        answer = run("chat", server.url, "--message", "¿Cómo estás?")
+        assert (answer.returncode, answer.stdout, answer.stderr) == (0, "¿Cómo estás?\n", "")
+
+
+def test_dev_prints_a_token_that_works_and_lets_pages_of_localhost_in() -> None:
+    with serve("--dev") as server:
+        assert server.process.stdout is not None
+        line = server.process.stdout.readline()
+        assert line.startswith("token for user dev: ")
+        token = line.removeprefix("token for user dev: ").strip()
+        answer = run("chat", server.url, "--message", "hola", "--token", token)
+        assert (answer.returncode, answer.stdout) == (0, "hola\n")
+        with connect(server.url, origin=Origin("http://localhost:5173")) as page:
+            assert json.loads(page.recv())["event_name"] == "auth_required"
+
+
+def test_two_dev_servers_have_two_secrets() -> None:
+    with serve("--dev") as one, serve("--dev") as other:
+        assert one.process.stdout is not None
+        token = one.process.stdout.readline().rpartition(" ")[2].strip()
+        refused(run("chat", other.url, "--message", "hola", "--token", token), "AUTH_FAILED")
+
+
+def test_an_agent_is_found_in_the_working_directory() -> None:
+    with serve("--no-auth", "--agent", "my_agents:here") as server:
+        assert run("chat", server.url, "--message", "hola").stdout == "from the working directory: hola\n"
+
+
+def test_a_file_gives_the_settings_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    (tmp_path / "agent_config.yaml").write_text(
+        "websocket:\n  server: {path: /ws, port: 1}\n  security:\n    authentication: {jwt_secret: '${TEST_SECRET}'}\n"
+    )
+    env = {"TEST_SECRET": SECRET}
+    with serve("--config", "agent_config.yaml", env=env) as server:
+        assert server.url.endswith("/ws")
+        token = run("token", "ana", "--config", "agent_config.yaml", env=env).stdout.strip()
+        assert run("chat", server.url, "--message", "hola", env={"QAWS_TOKEN": token}).stdout == "hola\n"
+
+
+@pytest.mark.row("D1")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_status_is_0(number: signal.Signals, tmp_path: Path) -> None:
+    with serve("--no-auth", "--agent", "my_agents:slow") as server, connect(server.url) as client:
+        client.send('{"type":"chat_message","content":"?","stream":true}')
+        while json.loads(client.recv())["type"] != "agent_chunk":
+            pass
+        server.process.send_signal(number)
+        while json.loads(client.recv()).get("event_name") != "server_draining":
+            pass
+        (tmp_path / "release").touch()
+        while (event := json.loads(client.recv()))["type"] != "agent_response":
+            pass
+        assert (event["content"], event["status"]) == ("first second", "completed")
+        status, rest = server.end()
+        assert status == 0
+        assert "Traceback" not in rest
+
+
+@pytest.mark.row("D1")
+@pytest.mark.row("G5")
+@pytest.mark.parametrize("agent", ["slow", "stubborn", "stuck"])
+def test_a_second_signal_ends_it_now_whatever_the_agent_does(agent: str, tmp_path: Path) -> None:
+    (tmp_path / "hurry.yaml").write_text("websocket: {agent: {cancel_grace: 0.1}}\n")
+    with serve("--no-auth", "--agent", f"my_agents:{agent}", "--config", "hurry.yaml") as server:
+        with connect(server.url) as client:
+            client.send('{"type":"chat_message","content":"?","stream":true}')
+            while json.loads(client.recv())["type"] != "agent_chunk":
+                pass
+            server.process.send_signal(signal.SIGTERM)
+            while json.loads(client.recv()).get("event_name") != "server_draining":
+                pass
+            server.process.send_signal(signal.SIGTERM)
+            while (event := json.loads(client.recv()))["type"] != "agent_response":
+                pass
+            assert event["status"] == "cancelled"
+            status, rest = server.end()
+        assert status == 0
+        assert "Traceback" not in rest
+
+
+@pytest.mark.clause("C12")
+def test_what_an_agent_raised_is_told_to_the_operator_without_its_text() -> None:
+    with serve("--no-auth", "--agent", "my_agents:failing") as server:
+        refused(run("chat", server.url, "--message", "?"), "The agent failed (AGENT_ERROR)")
+        assert "end=AGENT_ERROR" in server.logged("run_ended")
+        assert "raised=ValueError" in server.logged("raised")
+        server.process.terminate()
+        server.end()
+        assert "hush" not in "".join(server.log)
+
+
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.row("D6")
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        ([], {}, "there is no secret"),
+        ([], {"WEBSOCKET_SECRET_KEY": "weak-hush"}, "shorter than 32 bytes"),
+        (["--no-auth", "--host", "0.0.0.0"], {}, "authentication is off and '0.0.0.0' can be reached by others"),
+        (["--no-auth", "--host", "192.0.2.1"], {}, "authentication is off"),
+        (
+            ["--no-auth", "--host", "no.such.host.invalid", "--allow-public"],
+            {},
+            "cannot listen on no.such.host.invalid",
+        ),
+        (["--no-auth", "--unknown"], {}, "--unknown"),
+        (["--no-auth", "--port", "http"], {}, "port"),
+        (["--no-auth", "--port", "70000"], {}, "server.port"),
+        (["--no-auth", "--agent", "nothing"], {}, "'nothing' names no agent"),
+        (["--no-auth", "--agent", "no_such_module:bot"], {}, "there is no module 'no_such_module'"),
+        (["--no-auth", "--agent", "my_agents:robot"], {}, "my_agents has no 'robot'"),
+        (["--no-auth", "--agent", "my_agents:number"], {}, "a int is no agent"),
+        (["--no-auth", "--agent", "broken_agents:bot"], {}, "No module named 'a_module_nobody_has'"),
+        (["--no-auth", "--config", "missing.yaml"], {}, "missing.yaml"),
+        (["--no-auth"], {"WEBSOCKET_ENABLED": "false"}, "turned off"),
+        (["--no-auth"], {"WEBSOCKET_PORT": "many"}, "WEBSOCKET_PORT"),
+    ],
+)
+def test_D6_serve_refuses_with_a_clear_line(arguments: list[str], env: dict[str, str], said: str) -> None:
+    result = run("serve", *arguments, env=env)
+    refused(result, said)
+    assert len(result.stderr.splitlines()) == 1
+    assert "hush" not in result.stderr
+
+
+@pytest.mark.row("D6")
+def test_D6_a_port_in_use_is_told_by_its_number() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused(run("serve", "--no-auth", "--host", "127.0.0.1", "--port", port), f"cannot listen on 127.0.0.1:{port}")
+
+
+@pytest.mark.row("D6")
+def test_D6_allow_public_and_allow_weak_secret_are_the_flags_for_it() -> None:
+    with serve("--no-auth", "--allow-public", "--host", "0.0.0.0") as server:
+        assert server.url.startswith("ws://0.0.0.0:")
+    with serve("--allow-weak-secret", env={"WEBSOCKET_SECRET_KEY": "weak"}) as server:
+        assert server.url.startswith("ws://127.0.0.1:")
+
+
+# ── token, check, demo ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_token_prints_the_token_alone() -> None:
+    env = {"WEBSOCKET_SECRET_KEY": SECRET}
+    result = run("token", "ana", "--expires-in", "60", env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", result.stdout)
+    with serve(env=env) as server:
+        talk = run("chat", server.url, "--message", "hola", "--token", result.stdout.strip())
+        assert (talk.returncode, talk.stdout) == (0, "hola\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        (["ana"], {}, "jwt_secret"),
+        ([], {"WEBSOCKET_SECRET_KEY": SECRET}, "USER"),
+        (["ana", "--expires-in", "0"], {"WEBSOCKET_SECRET_KEY": SECRET}, "a token lives 1 to 86400 seconds"),
+        (["ana", "--expires-in", "soon"], {"WEBSOCKET_SECRET_KEY": SECRET}, "soon"),
+        ([""], {"WEBSOCKET_SECRET_KEY": SECRET}, "a user or token id has"),
+    ],
+)
+def test_token_refuses_with_a_clear_line(arguments: list[str], env: dict[str, str], said: str) -> None:
+    refused(run("token", *arguments, env=env), said)
+
+
+def test_check_prints_every_setting_and_where_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "agent_config.yaml").write_text("websocket:\n  server:\n    port: 9000\n")
+    result = run("check", "agent_config.yaml", env={"WEBSOCKET_SECRET_KEY": SECRET, "WEBSOCKET_HOST": "::1"})
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in result.stdout.splitlines()}
+    assert rows["server.port"] == ["9000", "agent_config.yaml:3"]
+    assert rows["server.host"] == ["::1", "environment WEBSOCKET_HOST"]
+    assert rows["server.timeout"] == ["30", "default"]
+    assert SECRET not in result.stdout
+
+
+def test_check_names_what_is_wrong_and_the_nearest_key(tmp_path: Path) -> None:
+    (tmp_path / "agent_config.yaml").write_text("websocket:\n  server:\n    prot: 9000\n    timeout: soon\n")
+    result = run("check", "agent_config.yaml")
+    refused(result, "`server.prot`; did you mean `server.port`? (agent_config.yaml:3)", "agent_config.yaml:4")
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_demo_shows_both_sides_of_a_conversation() -> None:
+    result = run("demo")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    for question in ("¿Cómo estás?", "¿Cuál es la capital de España?"):
+        assert lines.index(f"agent   {question}") == lines.index(f"client  {question}") + 1
+
+
+def test_without_a_command_help_is_shown() -> None:
+    result = run()
+    assert result.returncode == 0
+    for command in ("serve", "token", "chat", "demo", "check"):
+        assert command in result.stdout
+
+
+def test_the_version_is_told() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+# ── chat ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that lets everybody in."""
+    with serve("--no-auth") as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-stream"]])
+def test_a_piped_conversation_answers_each_line(gateway: str, flags: list[str]) -> None:
+    result = run("chat", gateway, *flags, stdin="uno dos\n\n¿tres?\ncuatro")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "uno dos\n¿tres?\ncuatro\n", "")
+
+
+def test_a_conversation_is_read_from_a_file_too(gateway: str, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_bytes(b"uno\r\ndos \xff\n")
+    with (tmp_path / "lines.txt").open() as lines:
+        result = subprocess.run(
+            [*QAWS, "chat", gateway], stdin=lines, capture_output=True, timeout=PATIENCE, check=True
+        )
+    assert result.stdout.decode() == "uno\ndos \N{REPLACEMENT CHARACTER}\n"
+
+
+def test_a_message_that_cannot_be_sent_does_not_end_the_conversation(gateway: str) -> None:
+    result = run("chat", gateway, stdin="x" * 10_001 + "\nhola\n")
+    assert (result.returncode, result.stdout) == (0, "hola\n")
+    assert result.stderr.startswith("qaws: a message has 1 to 10000 characters")
+    refused(run("chat", gateway, "--message", ""), "a message has 1 to 10000 characters")
+
+
+def test_two_talk_in_one_session_without_taking_each_others_ids(gateway: str) -> None:
+    for message in ("one", "two"):
+        assert run("chat", gateway, "--session", "shared", "--message", message).stdout == f"{message}\n"
+
+
+def test_an_interrupt_ends_a_conversation_that_waits_for_input(gateway: str) -> None:
+    with subprocess.Popen(
+        [*QAWS, "chat", gateway], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("hola\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "hola\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_an_interrupt_stops_an_answer() -> None:
+    with (
+        serve("--no-auth", "--agent", "my_agents:slow") as server,
+        subprocess.Popen([*QAWS, "chat", server.url, "--message", "?"], stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.read(5) == "first"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "  [cancelled]\n"
+        assert process.wait(PATIENCE) == 0
+
+
+def test_an_answer_cannot_move_the_cursor() -> None:
+    with serve("--no-auth", "--agent", "my_agents:hostile") as server:
+        assert run("chat", server.url, "--message", "?").stdout == "\ufffd[2Jred\ufffd\n"
+
+
+def test_chat_refuses_with_a_clear_line(gateway: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    port = gateway.rpartition(":")[2].strip("/")
+    for arguments, said in [
+        ([f"ws://127.0.0.1:{closed}/", "--message", "?"], f"no connection to 127.0.0.1:{closed}"),
+        ([gateway + "elsewhere", "--message", "?"], "the server refused the connection: 404"),
+        (["http://localhost/", "--message", "?"], "is no WebSocket address"),
+        (["ws://localhost:99999/", "--message", "?"], "is no address"),
+        ([f"ws://127.0.0.1:{port}/ñ", "--message", "?"], "is no usable address"),
+        ([], "URL"),
+    ]:
+        refused(run("chat", *arguments), said)
+
+
+@pytest.mark.row("A9")
+def test_chat_tells_that_a_token_is_missing_or_wrong() -> None:
+    with serve(env={"WEBSOCKET_SECRET_KEY": SECRET}) as server:
+        refused(run("chat", server.url, "--message", "?"), "the server asks for a token")
+        refused(run("chat", server.url, "--message", "?", "--token", "wrong"), "Authentication failed (AUTH_FAILED)")
+
+
+def test_chat_tells_that_the_server_went_away() -> None:
+    with (
+        serve("--no-auth", "--agent", "my_agents:slow") as server,
+        subprocess.Popen(
+            [*QAWS, "chat", server.url, "--message", "?"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(5) == "first"
+        server.process.kill()
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr.read() == "qaws: the server closed the connection without a word\n"
