@@ -398,6 +398,19 @@ def test_a_peer_that_never_answers_close_is_dropped() -> None:
     client.expect_dropped()
 
 
+@pytest.mark.row("F13")
+def test_a_late_answer_to_our_close_still_has_its_second() -> None:
+    node = NodeUnderTest(configure(authentication=True))
+    client = node.upgrade()
+    client.send(chat())
+    node.advance(4.5)
+    client.send_bytes(close_frame(4401))
+    node.advance(0.999)
+    assert not client.dropped
+    node.advance(0.001)
+    client.expect_dropped()
+
+
 @pytest.mark.row("F10")
 @pytest.mark.parametrize("answer", [close_frame(4401), frame(3), b"\xff\xff", frame(PING) * 500])
 def test_while_we_wait_for_the_answer_its_end_is_seen_and_its_events_are_not(answer: bytes) -> None:
@@ -853,6 +866,22 @@ def test_too_many_replies_for_a_blocked_peer_end_it() -> None:
     client.expect_close(1008, "slow_consumer")
     assert not client.paused
     assert node.gateway.buffered_bytes(client.number) == 0
+
+
+@pytest.mark.row("C1")
+@pytest.mark.clause("C7")
+def test_the_bounds_of_what_waits_are_exact() -> None:
+    ping = text({"type": "ping", "id": "x" * 42})
+    size = len(b"\x81.") + len(b'{"type":"pong","id":""}') + 42
+    node = NodeUnderTest(configure(limits={"out_high": 4 * size, "out_top": 6 * size}))
+    client = node.connect()
+    client.block()
+    for waiting in range(1, 7):
+        client.send_bytes(ping)
+        assert node.gateway.buffered_bytes(client.number) == waiting * size
+        assert client.paused is (waiting > 4)
+    client.send_bytes(ping)
+    client.expect_close(1008, "slow_consumer")
 
 
 def test_a_blocked_peer_is_told_why_it_ends() -> None:

@@ -267,12 +267,19 @@ rare_acts = st.one_of(
 talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
     lambda parts: [parts[0], *parts[1]]
 )
+streamed = st.tuples(
+    act("say", what=st.builds(lambda content: text(chat(content, stream=True)), contents)),
+    act("yield", what=pieces),
+    act("yield", what=pieces),
+    act("answer", what=st.sampled_from(["", "more"])),
+).map(list)
 slow = st.tuples(act("block", who=1), talk, act("unblock", who=1), talk).map(
     lambda parts: [parts[0], *parts[1], parts[2], *parts[3]]
 )
 scenes = st.one_of(
     talk,
     talk,
+    streamed,
     slow,
     st.lists(peer_acts, min_size=1, max_size=3),
     st.lists(rare_acts, min_size=1, max_size=2),
@@ -291,6 +298,7 @@ configs = st.sampled_from(sorted(CONFIGS))
 
 HELLO = Act("connect", what=upgrade())
 ASK = Act("say", 0, text(chat(id="m1", stream=True)))
+CANCEL = text({"type": "cancel", "correlation_id": "m1"})
 
 
 @pytest.mark.clause("C1")
@@ -302,6 +310,19 @@ ASK = Act("say", 0, text(chat(id="m1", stream=True)))
 @pytest.mark.clause("C8")
 @example([HELLO, ASK, Act("yield", 0, "a"), Act("block"), Act("yield", 0, "x" * 1000), Act("lose")], "open")
 @example([HELLO, ASK, Act("yield", 0, "a"), Act("yield", 0, "b"), Act("stop"), Act("late")], "open")
+@example([HELLO, Act("block"), Act("say", 0, text(chat(a=1, b=1, c=1, d=1, e=1)) * 39)], "open")
+@example(
+    [
+        HELLO,
+        ASK,
+        Act("block"),
+        Act("yield", 0, "x" * 300),
+        Act("say", 0, CANCEL),
+        Act("unblock"),
+        Act("wait", what=6.0),
+    ],
+    "open",
+)
 @given(histories, configs)
 def test_a_node_keeps_its_contract_whatever_happens(history: list[Act], config: str) -> None:
     node = play(history, CONFIGS[config])

@@ -434,8 +434,10 @@ def test_a_cancelled_run_ends_at_once_with_the_text_it_has_and_nothing_follows(l
         assert isinstance(effects[0], StartRun)
     else:
         assert effects == []
-    node.advance(0.2)
+    node.advance(4)
     client.expect_silence()
+    node.advance(2)  # when it would have been given up
+    assert not [note for note in node.notes if note.name == "run_given_up" and late in ("finish", "fail")]
 
 
 @pytest.mark.row("G8")

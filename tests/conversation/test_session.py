@@ -242,7 +242,7 @@ def test_owners_that_are_not_bounded_share_the_node() -> None:
 
 @pytest.mark.row("S4")
 def test_a_session_lives_for_its_time_behind_its_last_reader() -> None:
-    table, timers = sessions(ttl=100)
+    table, timers = sessions(ttl=100, max_sessions=1)
     session = opened(table, "ana", "s")
     table.attach(session, Silent(1))
     table.attach(session, Silent(2))
@@ -256,3 +256,5 @@ def test_a_session_lives_for_its_time_behind_its_last_reader() -> None:
     table.detach(session, 3, NOW)
     table.forget(session)
     assert (len(timers), len(table), table.find("ana", "s")) == (0, 0, None)
+    table.attach(opened(table, "ana", "t"), Silent(4))
+    assert table.open("ana", "u", "e", bounded=True) is Fault.OVERLOADED
