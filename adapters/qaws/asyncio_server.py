@@ -147,8 +147,7 @@ class WebSocketServer:
                         await transport.paused.wait()
                 manager.feed(EofReceived(number))
         finally:
-            manager.feed(ConnectionLost(number))
-            writer.transport.abort()
+            manager.feed(ConnectionLost(number))  # which drops the transport, unless that is done
             with suppress(OSError):
                 await writer.wait_closed()
 

@@ -209,6 +209,7 @@ class Conversation:
             elif isinstance(said, Rejected):
                 raise ConversationError(_rejection(said))
             elif isinstance(said, CloseReceived):
+                self._writer.write(self._link.close(said.code))
                 raise ConversationError(f"the server closed the connection (code {said.code})")
             elif isinstance(said, Violated):
                 raise ConversationError(f"the server broke the protocol: {said.fault.value.text}")
