@@ -282,6 +282,16 @@ async def test_a_run_that_is_cancelled_before_its_task_begins_never_calls_the_ag
 
 @pytest.mark.row("G5")
 async def test_the_next_message_is_served_though_an_agent_ignores_its_cancellation(anyio_backend: str) -> None:
+    await outlast_a_stubborn_agent(anyio_backend)
+
+
+@pytest.mark.row("G5")
+def test_the_same_on_an_event_loop_that_anyio_has_not_started() -> None:
+    # Where sniffio is installed, anyio does not know the event loop in a callback of it.
+    asyncio.run(outlast_a_stubborn_agent("asyncio"))
+
+
+async def outlast_a_stubborn_agent(backend: str) -> None:
     # The timer that gives the agent up starts the next run: from a callback of the event loop, not from a task.
     entered, release = anyio.Event(), anyio.Event()
 
@@ -292,7 +302,7 @@ async def test_the_next_message_is_served_though_an_agent_ignores_its_cancellati
                 await release.wait()
         return message
 
-    async with serving(agent, anyio_backend, agent={"cancel_grace": 0.02}) as manager:
+    async with serving(agent, backend, agent={"cancel_grace": 0.02}) as manager:
         peer = Peer(manager)
         peer.say("chat_message", content="stubborn", id="m1")
         peer.say("chat_message", content="next", id="m2")
