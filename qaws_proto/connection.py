@@ -1,8 +1,8 @@
 """One server connection: its phases, its deadlines, and the joins wire → events → gate.
 
 Every transition of a phase is in `TRANSITIONS`, and made by `_enter`. The connection does not know what a chat is: it
-yields the events that pass the gate, and says what it is told to say. One class in one long file: its phases share
-nearly all of its state, and an idle connection should be one object.
+yields the events that pass the gate, and says what it is told to say. One class in one long file, since its phases
+share its state; what can be decided without it stands elsewhere (handshake, credential, outflow).
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from math import ceil, inf, nextafter
-from typing import Any
+from math import inf, nextafter
 
 from .admission.addresses import Address, key_of
-from .admission.gate import SUBPROTOCOL, Applicant, Gate, Passage, Refusal, details_of
-from .admission.ratelimit import FrameBudget
+from .admission.credential import Credential
+from .admission.gate import SUBPROTOCOL, Gate, Passage, Refusal, details_of
+from .admission.ratelimit import FrameBudget, Seldom
 from .admission.tokens import ANONYMOUS, Principal
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .conversation.session import Session
 from .effects import CloseWrite, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
-from .endpoints import answer
 from .events import (
     Auth,
     ClientEvent,
@@ -35,13 +34,13 @@ from .events import (
     error_event,
 )
 from .faults import Fault
+from .handshake import Answer, judge, turned_away
 from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated
-from .wire.http import Request, check_request, check_upgrade, refusal
+from .wire.http import Request
 from .wire.link import ByteLink
+from .wire.outflow import Outflow
 
 PROTOCOL_NAME = SUBPROTOCOL
-TOKEN_WARNING = 60.0  # seconds before its end that a token is said to expire (A4)
-TOKEN_TICK = 0.001  # seconds that its timer lies ahead at least, whatever the clocks say (C5)
 BAD_MESSAGE_WINDOW = 60.0  # seconds (M1)
 
 
@@ -79,22 +78,21 @@ class Node:
     outbox: Outbox
     ids: Callable[[], str]
     ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
+    noted: Seldom = field(default_factory=Seldom)  # the addresses whose refusals are in the log (H3)
 
 
 class Connection:
     """One socket, from its first byte to its last. Makes effects through the node's outbox."""
 
     __slots__ = (
-        "_assembling", "_bad", "_blocked", "_budget", "_charged", "_discarded", "_end", "_heard_at", "_link", "_node",
-        "_opened_at", "_paused", "_peer", "_pinged_at", "_pong", "_queue", "_queued", "_strikes", "_trusted_until",
-        "_warned",
-        "address_key", "epoch", "number", "phase", "principal", "session_id", "sessions",
+        "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_link",
+        "_node", "_opened_at", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
+        "address_key", "epoch", "number", "phase", "session_id", "sessions",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Address | None, node: Node, now: Now) -> None:
         self.number = number
         self.phase = Phase.HANDSHAKING
-        self.principal: Principal | None = None
         self.address_key = key_of(peer)  # what it is counted under
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
@@ -102,20 +100,16 @@ class Connection:
         self._node = node
         self._peer = peer
         self._link = ByteLink(node.config.limits)
+        self._out = Outflow(number, node.outbox)
+        self._credential: Credential | None = None
         self._opened_at = self._heard_at = now.mono
         self._pinged_at: float | None = None
         self._budget = FrameBudget()
         self._charged = 0  # frames that the budget was charged with
         self._assembling = False  # a message has begun and its deadline is set
-        self._blocked = False
-        self._queue: list[bytes] = []  # frames that wait for a blocked peer
-        self._queued = 0
-        self._pong: bytes | None = None  # the one pong that waits for it (F7)
         self._paused = False  # its reading, since too much waits on one side or the other
         self._strikes = 0  # refusals for the rate, in a row
         self._bad: list[float] = []  # when it sent what is no JSON
-        self._trusted_until: float | None = None  # unix seconds at which its token ends
-        self._warned = False  # that the token is about to end
         self._discarded = 0  # bytes that came behind what ended it
         self._end: tuple[int, str] | None = None  # the close code, or HTTP status, and its word
         node.timers.set(Reason.HEAD, number, now.mono + node.config.limits.head_timeout)
@@ -168,27 +162,32 @@ class Connection:
 
     def blocked(self, now: Now) -> None:
         """The transport is full: what is not urgent waits here, and sessions wait in their logs (C1)."""
-        if not self._blocked and self.phase in (Phase.AUTHENTICATING, Phase.OPEN):
-            self._blocked = True
+        if not self._out.blocked and self.phase in (Phase.AUTHENTICATING, Phase.OPEN):
+            self._out.blocked = True
             self._node.timers.set(Reason.SLOW, self.number, now.mono + self._node.config.limits.write_timeout)
 
     def drained(self, now: Now) -> None:
         """The transport has room again."""
-        if self._blocked:
+        if self._out.blocked:
             self._unblock()
             self._regulate()
 
     # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def principal(self) -> Principal | None:
+        """Who it speaks for; None until that is known."""
+        return None if self._credential is None else self._credential.principal
+
+    @property
     def ready(self) -> bool:
         """Whether it takes messages of sessions now."""
-        return self.phase is Phase.OPEN and not self._blocked
+        return self.phase is Phase.OPEN and not self._out.blocked
 
     @property
     def buffered(self) -> int:
         """Bytes held for this connection: unread, unfinished and unsent (C7)."""
-        return self._link.held + self._queued + (len(self._pong) if self._pong else 0)
+        return self._link.held + self._out.held
 
     @property
     def read_size(self) -> int:
@@ -202,15 +201,26 @@ class Connection:
 
     def reply(self, event: ServerEvent, now: Now) -> None:
         """Send an event of the connection itself."""
-        self._send(Encoded(dump(event)).frame, now)
+        self.tell(Encoded(dump(event)), now)
+
+    def tell(self, message: Encoded, now: Now) -> None:
+        """Send a message that is in no session's log; while the peer is blocked it waits, within bounds (C1)."""
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+            return
+        self._out.send(message.frame)
+        if self._out.queued > self._node.config.limits.out_top:
+            self.fall_behind(now)
+        elif self._out.blocked:
+            self._regulate()
 
     def refuse(self, refusal: Refusal, now: Now, event: ClientEvent | None = None) -> None:
         """Answer an event with an error; close where the fault closes, or where limits are ignored (R1)."""
         fault = refusal.fault
         correlation_id = event.correlation if event is not None else None
-        self.reply(
-            error_event(fault, text=refusal.text, correlation_id=correlation_id, details=details_of(refusal)), now
-        )
+        details = details_of(refusal)
+        self._note("DEBUG", "event_refused", topic="message", error_code=fault.value.code)
+        self._note_cause(refusal.cause)
+        self.reply(error_event(fault, text=refusal.text, correlation_id=correlation_id, details=details), now)
         if fault is Fault.RATE_LIMIT:
             self._strikes += 1
             if self._strikes >= self._node.config.security.rate_limiting.strikes:
@@ -231,7 +241,7 @@ class Connection:
             self.drop(now, row.word)
             return
         if fault is Fault.SLOW_CONSUMER:
-            self._queue.clear()
+            self._out.clear()
         self._unblock()
         node = self._node
         node.outbox.send(self.number, self._link.close(row.close, row.word))
@@ -251,8 +261,7 @@ class Connection:
         (node.gate.census.open if upgraded else node.gate.census.knocking).leave(self.address_key)
         code, word = self._end or (1006, word)
         self._enter(Phase.CLOSED)
-        self._queue.clear()
-        self._queued, self._pong = 0, None
+        self._out.clear()
         self._link.stop()
         if upgraded:
             seconds = round(now.mono - self._opened_at, 3)
@@ -263,7 +272,7 @@ class Connection:
     def due(self, reason: Reason, now: Now) -> None:
         """A timer of this connection fired; BACKLOG is the gateway's to route to `turn`."""
         if reason is Reason.HEAD:
-            self._refuse_upgrade(Refusal(Fault.HEAD_TIMEOUT), now) if self._link.began else self.drop(now)
+            self._answer(turned_away(Refusal(Fault.HEAD_TIMEOUT)), now) if self._link.began else self.drop(now)
         elif reason is Reason.AUTH:
             self.close(Fault.AUTH_TIMEOUT, now)
         elif reason is Reason.HEARTBEAT:
@@ -294,94 +303,59 @@ class Connection:
 
     def _token_due(self, now: Now) -> None:
         """The token is about to end, or has ended; the wall clock is asked again, it may have been put right (A4)."""
-        end = self._trusted_until
-        assert end is not None, "the timer is set where there is a token"
-        left = end - now.unix
-        if left <= 0:
+        credential = self._credential
+        assert credential is not None, "the timer is set where there is a token"
+        if credential.expired(now):
             self.refuse(Refusal(Fault.TOKEN_EXPIRED), now)
             return
-        if left <= TOKEN_WARNING and not self._warned:
-            self._warned = True
-            self.reply(SystemEvent(event_name="token_expiring", data={"token_expires_in": int(left)}), now)
-        self._arm_token(left, now)
+        if credential.warn(now):
+            data = {"token_expires_in": credential.expires_in(now)}
+            self.reply(SystemEvent(event_name="token_expiring", data={**data}), now)
+        self._arm_token(credential, now)
 
-    def _arm_token(self, left: float, now: Now) -> None:
-        ahead = left - TOKEN_WARNING if left > TOKEN_WARNING else left
-        self._node.timers.set(Reason.TOKEN, self.number, now.mono + max(ahead, TOKEN_TICK))
+    def _arm_token(self, credential: Credential, now: Now) -> None:
+        look_at = credential.next_look(now)
+        if look_at is not None:
+            self._node.timers.set(Reason.TOKEN, self.number, look_at)
 
     # ── the handshake ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def knock(self, refused: Refusal | None, now: Now) -> None:
+        """The socket is new: turn it away before it says a word, where there are too many."""
+        if refused is not None:
+            self._answer(turned_away(refused), now)
 
     def _handshake(self, request: Request, now: Now) -> None:
         node = self._node
         node.timers.clear(Reason.HEAD, self.number)
-        fault = check_request(request)
-        if fault is None and request.path != node.config.server.path:
-            status, whole = answer(request, node.gate)
-            self._answer(status, "", whole, now)
+        verdict = judge(request, self._peer, node.gate, now)
+        if isinstance(verdict, Answer):
+            self._answer(verdict, now)
             return
-        if fault is None:
-            fault = check_upgrade(request)
-        if fault is not None:
-            self._refuse_upgrade(Refusal(fault), now)
-            return
-        applicant = Applicant(request, self._peer, now)
-        refused = self._ask(node.gate.admit_upgrade, applicant, "status")
-        if refused is not None:
-            self._refuse_upgrade(refused, now)
-            return
-        subprotocol = SUBPROTOCOL if SUBPROTOCOL in request.items("sec-websocket-protocol") else None
-        node.outbox.send(self.number, self._link.accept(request, subprotocol))
+        node.outbox.send(self.number, self._link.accept(request, verdict.subprotocol))
         node.gate.census.knocking.leave(self.address_key)
-        self.address_key = key_of(applicant.address)
+        self.address_key = key_of(verdict.address)
         node.gate.census.open.enter(self.address_key)
         self._enter(Phase.AUTHENTICATING)
         node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
         self._note("INFO", "opened", path=request.path)
-        if applicant.principal is not None:
-            self._establish(applicant.principal, now)
+        if verdict.principal is not None:
+            self._establish(verdict.principal, now)
             return
         timeout = node.config.security.authentication.timeout
         node.timers.set(Reason.AUTH, self.number, now.mono + timeout)
         self.reply(SystemEvent(event_name="auth_required", data={"timeout": _whole(timeout)}), now)
 
-    def _refuse_upgrade(self, refused: Refusal, now: Now) -> None:
-        row = refused.fault.value
-        assert row.status is not None
-        retry_after = None if refused.retry_after is None else ceil(refused.retry_after)
-        self._answer(row.status, row.word, refusal(refused.fault, retry_after), now)
-
-    def _ask(self, admit: Callable[[Any], Refusal | None], applicant: object, needed: str) -> Refusal | None:
-        """The gate's verdict; `needed` is the field of a fault that answers here.
-
-        A check that a user added and that raises, or refuses with a fault that says nothing here, is this server's
-        mistake: whoever met it does not pass, and `step` goes on (C1).
-        """
-        try:
-            refused = admit(applicant)
-            if refused is not None:
-                if refused.cause is not None:
-                    raise refused.cause
-                if getattr(refused.fault.value, needed) is None:
-                    raise ValueError(f"{refused.fault} has no {needed}")
-                ceil(refused.retry_after or 0)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends in the note and in one answer
-            self._note("ERROR", "check_failed", topic="security", cause=error)
-            return Refusal(Fault.INTERNAL)
-        return refused
-
-    def knock(self, refused: Refusal | None, now: Now) -> None:
-        """The socket is new: turn it away before it says a word, where there are too many."""
-        if refused is not None:
-            self._refuse_upgrade(refused, now)
-
-    def _answer(self, status: int, word: str, whole: bytes, now: Now) -> None:
+    def _answer(self, answer: Answer, now: Now) -> None:
         """One HTTP answer, and the end of the connection (H9)."""
-        self._node.outbox.send(self.number, self._link.refuse(whole))
-        self._end = (status, word)
+        self._node.outbox.send(self.number, self._link.refuse(answer.whole))
+        self._end = (answer.status, answer.word)
         self._enter(Phase.CLOSING)
         self._half_close(now)
-        if status >= 400:
-            self._note("WARNING", "refused", status=status, reason=word)
+        self._note_cause(answer.cause)
+        if answer.status >= 400:
+            loud = self._node.noted.admit(self.address_key, now.mono)
+            self._note("WARNING" if loud else "DEBUG", "refused", status=answer.status, reason=answer.word)
 
     # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -404,12 +378,8 @@ class Connection:
     def _pong_to(self, payload: bytes) -> None:
         """Answer a ping at once; while the peer does not read, only the newest (F7)."""
         pong = self._link.pong(payload)
-        if not pong:
-            return
-        if self._blocked:
-            self._pong = pong
-        else:
-            self._node.outbox.send(self.number, pong)
+        if pong:
+            self._out.pong(pong)
 
     def _peer_closed(self, code: int, now: Now) -> None:
         """Answer the peer's Close with its own code, or take it for the answer to ours."""
@@ -425,7 +395,7 @@ class Connection:
             self._half_close(now)  # no answer to our Close will come
         elif self.phase is Phase.HANDSHAKING:
             self._node.timers.clear(Reason.HEAD, self.number)
-            self._refuse_upgrade(Refusal(fault), now)
+            self._answer(turned_away(Refusal(fault)), now)
         else:
             self.close(fault, now)
 
@@ -440,11 +410,9 @@ class Connection:
     def _after_turn(self, now: Now) -> None:
         """Set the deadlines that depend on what is left unread or unfinished."""
         link, timers = self._link, self._node.timers
-        if self.phase is Phase.CLOSED:
-            return
         if link.waiting:  # just behind now: others get their turn first (F8), and `wake_at` moves on (C5)
             timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
-        if self.phase is Phase.CLOSING:
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return
         if link.unfinished and not self._assembling:
             self._assembling = True
@@ -464,14 +432,14 @@ class Connection:
         if isinstance(event, Auth):
             self._authenticate(event, now)
             return None
-        if self.principal is None:
+        credential = self._credential
+        if credential is None:
             self.refuse(Refusal(Fault.AUTH_REQUIRED), now, event)
             return None
-        if self._trusted_until is not None and now.unix >= self._trusted_until:
+        if credential.expired(now):
             self.refuse(Refusal(Fault.TOKEN_EXPIRED), now, event)
             return None
-        passage = Passage(event, self.principal, self.address_key, now)
-        refused = self._ask(self._node.gate.admit_event, passage, "code")
+        refused = self._node.gate.admit_event(Passage(event, credential.principal, self.address_key, now))
         if refused is not None:
             self.refuse(refused, now, event)
             return None
@@ -505,14 +473,13 @@ class Connection:
             self._node.timers.clear(Reason.AUTH, self.number)
             self._establish(principal, now)
         else:
-            self._trust(principal, now)
-            left = self._expires_in(now)
+            left = self._trust(principal, now).expires_in(now)
             self.reply(SystemEvent(event_name="token_refreshed", data={"token_expires_in": left}), now)
 
     def _establish(self, principal: Principal, now: Now) -> None:
         """The client is who it says: it is given a session of its own, and may speak."""
         node = self._node
-        self._trust(principal, now)
+        credential = self._trust(principal, now)
         self._enter(Phase.OPEN)
         self.session_id, self.epoch = node.ids(), node.ids()
         self.reply(
@@ -526,56 +493,32 @@ class Connection:
                     "protocol": PROTOCOL_NAME,
                     "heartbeat_interval": _whole(node.config.server.heartbeat_interval),
                     "max_message_size": node.config.limits.max_message_size,
-                    "token_expires_in": self._expires_in(now),
+                    "token_expires_in": credential.expires_in(now),
                 },
             ),
             now,
         )
 
-    def _trust(self, principal: Principal, now: Now) -> None:
-        """Speak for a principal until its token ends: at its `exp`, or behind the leeway where only that let it in."""
-        self.principal = principal
-        end = principal.expires_at
-        if end is None:
-            return
-        self._trusted_until = end if end > now.unix else end + self._node.config.security.authentication.leeway
-        left = self._trusted_until - now.unix
-        self._warned = left <= TOKEN_WARNING  # `token_expires_in` has said it
-        self._arm_token(left, now)
-
-    def _expires_in(self, now: Now) -> int | None:
-        return None if self._trusted_until is None else max(0, int(self._trusted_until - now.unix))
+    def _trust(self, principal: Principal, now: Now) -> Credential:
+        """Speak for a principal, until its token ends."""
+        leeway = self._node.config.security.authentication.leeway
+        self._credential = credential = Credential(principal, leeway, now)
+        self._arm_token(credential, now)
+        return credential
 
     # ── writing and ending ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _send(self, frame: bytes, now: Now) -> None:
-        """Send a frame, or keep it while the peer is blocked, within bounds (C1)."""
-        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
-            return
-        if not self._blocked:
-            self._node.outbox.send(self.number, frame)
-            return
-        self._queue.append(frame)
-        self._queued += len(frame)
-        if self._queued > self._node.config.limits.out_top:
-            self.fall_behind(now)
-        else:
-            self._regulate()
-
     def _unblock(self) -> None:
         """Hand what waits to the transport."""
-        self._blocked = False
         self._node.timers.clear(Reason.SLOW, self.number)
-        waiting = [*self._queue, self._pong] if self._pong else self._queue
-        if waiting:
-            self._node.outbox.send(self.number, b"".join(waiting))
-        self._queue = []
-        self._queued, self._pong = 0, None
+        self._out.release()
 
     def _regulate(self) -> None:
         """Stop reading while too much waits, unread or unsent; read on when it is less (C1, C7)."""
         limits = self._node.config.limits
-        full = self.phase is not Phase.CLOSING and (self._queued > limits.out_high or self._link.waiting > limits.inbox)
+        full = self.phase is not Phase.CLOSING and (
+            self._out.queued > limits.out_high or self._link.waiting > limits.inbox
+        )
         if full is not self._paused:
             self._paused = full
             self._node.outbox.add(PauseReading(self.number) if full else ResumeReading(self.number))
@@ -603,12 +546,17 @@ class Connection:
             self._node.timers.clear(Reason.BACKLOG, self.number)
         self._node.ending.append(self)
 
-    def _note(
-        self, level: str, name: str, *, topic: str = "connection", cause: BaseException | None = None, **fields: Scalar
-    ) -> None:
+    def _note(self, level: str, name: str, *, topic: str = "connection", **fields: Scalar) -> None:
+        self._node.outbox.add(Note(topic, level, name, {**self._facts(), **fields}))
+
+    def _note_cause(self, cause: BaseException | None) -> None:
+        """What a user's check raised."""
+        if cause is not None:
+            self._node.outbox.add(Note("security", "ERROR", "check_failed", self._facts(), cause))
+
+    def _facts(self) -> dict[str, Scalar]:
         user_id = None if self.principal is None or self.principal is ANONYMOUS else self.principal.user_id
-        facts = {"connection": self.number, "address": self.address_key, "user_id": user_id, **fields}
-        self._node.outbox.add(Note(topic, level, name, facts, cause))
+        return {"connection": self.number, "address": self.address_key, "user_id": user_id}
 
 
 def _whole(seconds: float) -> int | float:

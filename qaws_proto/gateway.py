@@ -21,7 +21,7 @@ from .conversation.run import Run
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .effects import Drained, Effect, Note, Outbox, Scalar
-from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, SystemEvent
+from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, SystemEvent, dump
 from .extension import EventContext, EventType
 from .faults import Fault
 from .inputs import (
@@ -41,6 +41,7 @@ from .inputs import (
     WriteBlocked,
     WriteDrained,
 )
+from .wire.frames import Encoded
 
 
 class Gateway:
@@ -75,7 +76,6 @@ class Gateway:
         self._runs = Runs(config, self._timers, self._outbox, ids)
         self._drain_until: float | None = None
         self._drained = False
-        self._refusals_noted: dict[str, float] = {}
         self._routes: dict[type, Callable[[Any, Now], None]] = {
             BytesReceived: self._bytes_received,
             ConnectionOpened: self._connection_opened,
@@ -242,8 +242,6 @@ class Gateway:
             return session
         if len(connection.sessions) >= self._config.sessions.per_user:  # where there are no users to count them by
             return Fault.TOO_MANY_SESSIONS
-        if session is not None:
-            return session
         epoch = connection.epoch if session_id == connection.session_id else self._node.ids()
         return self._sessions.open(principal.user_id, session_id, epoch, bounded=self._node.gate.verifier is not None)
 
@@ -309,8 +307,6 @@ class Gateway:
                 self._handle_all(connection, connection.turn(now), now)
             else:
                 self._connections[owner].due(reason, now)
-            if self._node.ending:
-                self._settle(now)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -325,8 +321,9 @@ class Gateway:
         notice = SystemEvent(
             event_name="server_draining", data={"deadline": drain.timeout, "reconnect_after": drain.reconnect_after}
         )
+        message = Encoded(dump(notice))  # encoded once for all
         for connection in list(self._connections.values()):
-            connection.reply(notice, now)
+            connection.tell(message, now)
         self._drain(now)
 
     def _drain(self, now: Now) -> None:

@@ -919,3 +919,20 @@ def test_notes_name_who_it_was() -> None:
     assert dict(closed.fields) == {
         "connection": 0, "address": "192.0.2.1", "user_id": "ana", "code": 1006, "reason": "disconnected", "seconds": 2,
     }  # fmt: skip
+
+
+@pytest.mark.row("H3")
+def test_an_address_that_is_refused_again_and_again_fills_no_log() -> None:
+    node = NodeUnderTest()
+    for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):
+        node.upgrade(path="/nowhere", peer=peer).expect_http(404)
+        node.advance(4.0)
+    node.upgrade(path="/nowhere", peer="192.0.2.1").expect_http(404)
+    refused = [(note.fields["address"], note.level) for note in node.notes if note.name == "refused"]
+    assert refused == [
+        ("192.0.2.1", "WARNING"),
+        ("192.0.2.1", "DEBUG"),
+        ("192.0.2.2", "WARNING"),
+        ("192.0.2.1", "WARNING"),
+        ("192.0.2.1", "DEBUG"),
+    ]

@@ -124,8 +124,8 @@ class Gate:
         limiting = config.security.rate_limiting
         self.limiter = RateLimiter(limiting) if limiting.enabled else None
         self.census = Census()
-        self._upgrade_checks = (*UPGRADE_CHECKS, *map(_guarded, upgrade_checks))
-        self._event_checks = (*EVENT_CHECKS, *map(_guarded, event_checks))
+        self._upgrade_checks = (*UPGRADE_CHECKS, *(_guarded(check, "status") for check in upgrade_checks))
+        self._event_checks = (*EVENT_CHECKS, *(_guarded(check, "code") for check in event_checks))
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order."""
@@ -156,12 +156,19 @@ class Gate:
         return self.config.limits.retry_after
 
 
-def _guarded(check: Callable[[Gate, _Asked], Refusal | None]) -> Callable[[Gate, _Asked], Refusal | None]:
+def _guarded(check: Callable[[Gate, _Asked], Refusal | None], field: str) -> Callable[[Gate, _Asked], Refusal | None]:
+    """A user's check, whose mistakes refuse: what it raises, and a fault without the `field` that answers here."""
+
     def ask(gate: Gate, asked: _Asked) -> Refusal | None:
         try:
-            return check(gate, asked)
+            refused = check(gate, asked)
+            if refused is not None:
+                ceil(refused.retry_after or 0)
+                if getattr(refused.fault.value, field) is None:
+                    raise ValueError(f"{refused.fault} has no {field}")
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends in a refusal that carries it
             return Refusal(Fault.INTERNAL, cause=error)
+        return refused
 
     return ask
 

@@ -96,3 +96,23 @@ class FrameBudget:
         self._spent = max(0.0, self._spent - (mono - self._at) * rate) + frames
         self._at = mono
         return self._spent <= burst
+
+
+class Seldom:
+    """Lets through one of a key in `interval` seconds, and none of further keys while it holds `max_keys`."""
+
+    __slots__ = ("_interval", "_last", "_max_keys")
+
+    def __init__(self, interval: float = 10.0, max_keys: int = 10_000) -> None:
+        self._interval = interval
+        self._max_keys = max_keys
+        self._last: dict[str, float] = {}  # the longest ago first
+
+    def admit(self, key: str, mono: float) -> bool:
+        """Whether this one passes."""
+        while self._last and next(iter(self._last.values())) <= mono - self._interval:
+            del self._last[next(iter(self._last))]
+        if key in self._last or len(self._last) >= self._max_keys:
+            return False
+        self._last[key] = mono
+        return True

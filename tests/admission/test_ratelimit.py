@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaws_proto.admission.ratelimit import FrameBudget, RateLimiter
+from qaws_proto.admission.ratelimit import FrameBudget, RateLimiter, Seldom
 from qaws_proto.config import RateLimitingConfig
 
 MEBIBYTE = 1024 * 1024
@@ -196,3 +196,16 @@ def test_a_budget_is_kept_in_every_window(rate: int, burst: int, charges: list[t
         for at, earlier in reversed(allowed):
             total += earlier
             assert total <= burst + rate * (mono - at)
+
+
+@pytest.mark.row("H3")
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12)), max_size=60))
+def test_one_of_a_key_passes_in_ten_seconds(calls: list[tuple[str, int]]) -> None:
+    seldom, mono, passed = Seldom(10.0, 2), 0.0, dict[str, float]()
+    for key, gap in calls:
+        mono += gap
+        recent = {name: at for name, at in passed.items() if at > mono - 10.0}
+        expected = key not in recent and len(recent) < 2
+        assert seldom.admit(key, mono) is expected
+        if expected:
+            passed[key] = mono

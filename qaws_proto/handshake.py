@@ -1,0 +1,74 @@
+"""The verdict on one request: it becomes a WebSocket, or gets one answer (PROTOCOL, "Before the upgrade")."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from .admission.addresses import Address
+from .admission.gate import SUBPROTOCOL, Applicant, Gate, Refusal
+from .admission.tokens import Principal
+from .clock import Now
+from .faults import Fault
+from .wire.http import Request, check_request, check_upgrade, refusal, response
+
+ENDPOINTS = ("/healthz", "/readyz")
+METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class Answer(NamedTuple):
+    """One HTTP answer, which ends the connection (H9). `cause` is what a user's check raised, for the log alone."""
+
+    status: int
+    word: str
+    whole: bytes
+    cause: BaseException | None = None
+
+
+class Admitted(NamedTuple):
+    """The request may become a WebSocket. `principal` is None where the token is still to come."""
+
+    subprotocol: str | None
+    address: Address | None
+    principal: Principal | None
+
+
+def judge(request: Request, peer: Address | None, gate: Gate, now: Now) -> Admitted | Answer:
+    """What becomes of a request: first what any HTTP request must keep, then the path, then what an upgrade must."""
+    fault = check_request(request)
+    if fault is None and request.path != gate.config.server.path:
+        return _endpoint(request, gate)
+    fault = fault or check_upgrade(request)
+    if fault is not None:
+        return turned_away(Refusal(fault))
+    applicant = Applicant(request, peer, now)
+    refused = gate.admit_upgrade(applicant)
+    if refused is not None:
+        return turned_away(refused)
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in request.items("sec-websocket-protocol") else None
+    return Admitted(subprotocol, applicant.address, applicant.principal)
+
+
+def turned_away(refused: Refusal, allow: str = "GET") -> Answer:
+    """The answer of a refusal."""
+    row = refused.fault.value
+    assert row.status is not None, f"{refused.fault} has no HTTP status"
+    retry_after = None if refused.retry_after is None else ceil(refused.retry_after)
+    return Answer(row.status, row.word, refusal(refused.fault, retry_after, allow), refused.cause)
+
+
+def _endpoint(request: Request, gate: Gate) -> Answer:
+    """HTTP beside the socket: health, readiness and their CORS preflight. (For HEAD the link cuts off the body.)"""
+    if request.path not in ENDPOINTS:
+        return turned_away(Refusal(Fault.NOT_FOUND))
+    if request.method not in METHODS:
+        return turned_away(Refusal(Fault.METHOD_REFUSED), allow=", ".join(METHODS))
+    origin, host = request.value("origin"), request.value("host") or ""
+    if request.method == "OPTIONS":
+        return Answer(204, "preflight", response(204, headers=gate.origins.preflight(origin, host)))
+    draining = request.path == "/readyz" and gate.census.draining
+    headers = [("Cache-Control", "no-store"), *gate.origins.headers(origin, host)]
+    if draining:
+        headers.append(("Retry-After", str(gate.retry_after)))
+    status, word = (503, "draining") if draining else (200, "ok")
+    return Answer(status, word, response(status, f'{{"status":"{word}"}}', headers, media_type="application/json"))

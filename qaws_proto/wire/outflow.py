@@ -1,0 +1,53 @@
+"""What goes out of one connection: to the transport at once, or into a queue while the peer does not read (C1)."""
+
+from __future__ import annotations
+
+from ..effects import Outbox
+
+
+class Outflow:
+    """The frames of one connection on their way out. Who fills the queue looks at `queued` and sets the bounds."""
+
+    __slots__ = ("_number", "_outbox", "_pong", "_queue", "blocked", "queued")
+
+    def __init__(self, number: int, outbox: Outbox) -> None:
+        self._number = number
+        self._outbox = outbox
+        self._queue: list[bytes] = []
+        self._pong = b""  # the one pong that waits (F7)
+        self.blocked = False
+        self.queued = 0  # bytes that wait, without the pong
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait, of all kinds."""
+        return self.queued + len(self._pong)
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, or queue it while blocked."""
+        if self.blocked:
+            self._queue.append(frame)
+            self.queued += len(frame)
+        else:
+            self._outbox.send(self._number, frame)
+
+    def pong(self, frame: bytes) -> None:
+        """Send a pong; while blocked only the newest waits."""
+        if self.blocked:
+            self._pong = frame
+        else:
+            self._outbox.send(self._number, frame)
+
+    def release(self) -> None:
+        """The way is free, or has to be: hand to the transport what waits."""
+        waiting = b"".join((*self._queue, self._pong))
+        self.clear()
+        self.blocked = False
+        if waiting:
+            self._outbox.send(self._number, waiting)
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._queue.clear()
+        self._pong = b""
+        self.queued = 0
