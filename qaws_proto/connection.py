@@ -292,11 +292,14 @@ class Connection:
         server, timers = self._node.config.server, self._node.timers
         silent_at = self._heard_at + server.heartbeat_interval
         if self._pinged_at is not None and self._heard_at < self._pinged_at:
-            self.drop(now, Fault.HEARTBEAT_LOST.value.word)
+            if now.mono >= self._pinged_at + server.timeout:
+                self.drop(now, Fault.HEARTBEAT_LOST.value.word)
+            else:
+                timers.set(Reason.HEARTBEAT, self.number, self._pinged_at + server.timeout)
         elif now.mono >= silent_at:  # the very sum the timer is set to: a difference could round to just before it
             self._pinged_at = now.mono
             self._node.outbox.send(self.number, self._link.ping())
-            timers.set(Reason.HEARTBEAT, self.number, now.mono + server.timeout)
+            timers.set(Reason.HEARTBEAT, self.number, now.mono + min(server.timeout, server.heartbeat_interval))
         else:
             self._pinged_at = None
             timers.set(Reason.HEARTBEAT, self.number, silent_at)
@@ -453,6 +456,7 @@ class Connection:
     def _bad_event(self, refused: Refused, now: Now) -> None:
         """Say what is wrong with a message that is no event; too many that are not even JSON end it (M1)."""
         details = {"errors": list(refused.errors)} if refused.errors else None
+        self._note_cause(refused.cause)
         self.reply(error_event(refused.fault, details=details), now)
         if refused.fault is Fault.INVALID_JSON:
             self._bad = [at for at in self._bad if at > now.mono - BAD_MESSAGE_WINDOW] + [now.mono]
@@ -550,7 +554,7 @@ class Connection:
         self._node.outbox.add(Note(topic, level, name, {**self._facts(), **fields}))
 
     def _note_cause(self, cause: BaseException | None) -> None:
-        """What a user's check raised."""
+        """What a user's check or model raised."""
         if cause is not None:
             self._node.outbox.add(Note("security", "ERROR", "check_failed", self._facts(), cause))
 

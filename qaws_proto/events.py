@@ -151,10 +151,14 @@ _FLAT = frozenset[type[ClientEvent]]({Auth, ChatMessage, Cancel, Ping})
 
 
 class Refused(NamedTuple):
-    """Why a text is no event: INVALID_JSON, UNKNOWN_EVENT or INVALID_EVENT with up to five `{"loc", "type"}`."""
+    """Why a text is no event: INVALID_JSON, UNKNOWN_EVENT or INVALID_EVENT with up to five `{"loc", "type"}`.
+
+    INTERNAL where the model of a user's event raised what no model may; `cause` is that, for the log alone (C1, C12).
+    """
 
     fault: Fault
     errors: tuple[Mapping[str, Any], ...] = ()
+    cause: BaseException | None = None
 
 
 class ClientEvents:
@@ -177,6 +181,8 @@ class ClientEvents:
             event: ClientEvent = self._validator.validate_json(text)
         except ValidationError as error:
             return _refusal(error, text)
+        except Exception as error:  # noqa: BLE001 - a validator of a user's model; the note and one answer tell of it
+            return Refused(Fault.INTERNAL, cause=error)
         # Pydantic takes the last of doubled keys and numbers of any length, so the text is read again. Not so where it
         # has exactly one colon for each field it set: then no key is doubled, and a flat event has no numbers.
         if type(event) in _FLAT and text.count(":") == len(event.model_fields_set):

@@ -539,6 +539,22 @@ def test_a_peer_that_talks_is_not_pinged() -> None:
     client.expect_silence()
 
 
+@pytest.mark.row("F11")
+def test_a_peer_that_answers_pings_gets_one_each_interval_however_patient_the_server_is() -> None:
+    node = NodeUnderTest(configure(server={"heartbeat_interval": 10, "timeout": 60}))
+    client = node.connect()
+    for _ in range(5):
+        node.advance(10)
+        assert client.next_frame() == (PING, b"")
+        client.send_bytes(frame(PONG))
+    node.advance(10)
+    assert client.next_frame() == (PING, b"")
+    node.advance(59.999)
+    client.expect_silence()
+    node.advance(0.001)
+    client.expect_dropped()
+
+
 @pytest.mark.clause("C5")
 def test_a_heartbeat_whose_sum_is_rounded_moves_on() -> None:
     node = NodeUnderTest()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from qaws_proto.config import MESSAGE_SIZE_TOP, LimitsConfig
 from qaws_proto.events import (
@@ -639,3 +639,24 @@ def test_a_refused_cancel_says_which() -> None:
     event = EVENTS.parse('{"type":"cancel","correlation_id":"m1"}')
     assert isinstance(event, Cancel)
     assert event.correlation == "m1"
+
+
+class Careless(ClientEvent):
+    """A user's event whose validator raises what no validator may."""
+
+    type: Literal["careless"]
+    value: str
+
+    @field_validator("value")
+    @classmethod
+    def _look_up(cls, value: str) -> str:
+        return {"known": value}[value]
+
+
+@pytest.mark.clause("C1")
+def test_a_model_that_raises_anything_refuses() -> None:
+    events = ClientEvents([*MODELS, Careless], 32)
+    assert isinstance(events.parse('{"type":"careless","value":"known"}'), Careless)
+    refused = events.parse('{"type":"careless","value":"unknown"}')
+    assert isinstance(refused, Refused)
+    assert (refused.fault, type(refused.cause)) == (Fault.INTERNAL, KeyError)

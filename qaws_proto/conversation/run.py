@@ -8,6 +8,8 @@ from ..clock import Now
 from ..events import ChatMessage
 from .session import Session
 
+PIECES = 256  # kept apart until they are joined
+
 
 class State(Enum):
     """Where a run is. `STOPPING`: it has ended for the client, and the agent has been told to stop."""
@@ -22,8 +24,9 @@ class Run:
     """One call of the agent. Belongs to a session, never to a socket."""
 
     __slots__ = (
-        "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at", "paused", "pending",
-        "pieces", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools", "user_id",
+        "_blocks", "_pieces", "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at",
+        "paused", "pending", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools",
+        "user_id",
     )  # fmt: skip
 
     def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
@@ -36,7 +39,8 @@ class Run:
         self.paused = False
         self.submitted_at = self.started_at = self.moved_at = now.mono
         self.first_chunk_at: float | None = None
-        self.pieces: list[str] = []  # the answer so far
+        self._pieces: list[str] = []  # the answer so far: its newest pieces, and
+        self._blocks: list[str] = []  # those before them, joined, since a string of two characters takes fifty bytes
         self.chars = 0  # its characters
         self.size = 0  # bytes of it and of the steps
         self.pending: list[str] = []  # pieces that wait to be joined
@@ -44,6 +48,19 @@ class Run:
         self.last_sent = float("-inf")
         self.reasoning: list[str] = []
         self.tools: dict[str, None] = {}
+
+    @property
+    def answer(self) -> str:
+        """What the agent has said so far."""
+        return "".join((*self._blocks, *self._pieces))
+
+    def add(self, piece: str) -> None:
+        """Take one more piece of the answer."""
+        self.chars += len(piece)
+        self._pieces.append(piece)
+        if len(self._pieces) == PIECES:
+            self._blocks.append("".join(self._pieces))
+            self._pieces.clear()
 
     def use(self, tool: str) -> None:
         """Count a tool among those used, once."""

@@ -122,8 +122,7 @@ class Runs:
             return
         if run.first_chunk_at is None:
             run.first_chunk_at = now.mono
-        run.pieces.append(text)
-        run.chars += len(text)
+        run.add(text)
         if run.message.stream:
             run.pending.append(text)
             due = run.last_sent + self._config.roll_up
@@ -187,7 +186,7 @@ class Runs:
 
     def _answer(self, run: Run, content: object, now: Now) -> str | None:
         """The whole answer: what the agent returned, or else the pieces it yielded; None where the run failed of it."""
-        pieces = "".join(run.pieces)
+        pieces = run.answer
         if content is None:
             return pieces
         answer, _ = clean(content)
@@ -217,7 +216,7 @@ class Runs:
     def cancel(self, run: Run, now: Now) -> None:
         """End a run that `find` gave, with the text it has; a waiting one is never started."""
         queued = run.state is State.QUEUED
-        self._respond(run, "".join(run.pieces), "cancelled", now)
+        self._respond(run, run.answer, "cancelled", now)
         self._note(run, "cancelled", now)
         if queued:
             run.session.waiting.remove(run)

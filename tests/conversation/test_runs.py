@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from qaws_proto.effects import CancelRun, StartRun
-from qaws_proto.inputs import RunStarted
+from qaws_proto.inputs import RunChunk, RunStarted
 from tests.helpers.node import Client, NodeUnderTest, configure
 
 
@@ -222,6 +223,22 @@ def test_an_endless_answer_ends_after_ten_minutes() -> None:
     node.advance(6)
     client.expect_error("AGENT_TIMEOUT")
     assert node.cancelled == {run_id}
+
+
+@pytest.mark.row("G3")
+@pytest.mark.clause("C7")
+def test_tiny_pieces_cost_little_more_than_their_text() -> None:
+    node = NodeUnderTest(configure(limits={"frame_burst": 1000}))
+    client, run_id = asked(node)
+    tracemalloc.start()
+    for number in range(20_000):
+        node.gateway.step(RunChunk(run_id, f"{number % 1000:03}"), node.now)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2 * 60_000  # kept as they came, they would take more than a million bytes
+    node.finish(run_id)
+    answer = "".join(f"{number % 1000:03}" for number in range(20_000))
+    client.expect_event("agent_response", content=answer)
 
 
 @pytest.mark.row("G2")
