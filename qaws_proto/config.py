@@ -141,9 +141,7 @@ class AuthenticationConfig(Section):
 class CorsConfig(Section):
     """Which web pages may connect: exact origins (RFC 6454). Programs send no Origin and are not held by this."""
 
-    enabled: bool = Field(
-        default=True, description="off: pages of this very server alone, under its IP address or `localhost`"
-    )
+    enabled: bool = Field(default=True, description="off: no web page may connect")
     origins: list[Origin] = Field(
         default=["http://localhost:*", "http://127.0.0.1:*"],
         description="exact origins; a port `*` stands for any port, a lone `*` for any origin",
@@ -243,9 +241,7 @@ class LimitsConfig(Section):
     linger: Seconds = Field(default=1, description="seconds to read and discard behind our half-close (F13)")
     discard: Size = Field(default=64 * 1024, description="bytes discarded behind a Close (F9)")
     connections_per_address: Count = Field(default=100, description="connections of one address, IPv6 by /64 (H14)")
-    handshakes: Count = Field(
-        default=256, description="sockets in handshake or closing, beside `max_connections` (H14)"
-    )
+    handshakes: Count = Field(default=256, description="sockets not upgraded, beside `max_connections` (H14)")
     retry_after: Count = Field(default=5, description="seconds told to a client that met a full server")
     bad_messages_per_minute: Count = Field(
         default=10, description="unreadable messages before the connection is closed (M1)"
@@ -258,8 +254,11 @@ class AgentConfig(Section):
 
     timeout: Seconds = Field(default=60, description="seconds an agent may be silent (G1)")
     max_duration: Seconds = Field(default=600, description="seconds a run may take (G3)")
-    max_response_size: Size = Field(default=8 * 1024 * 1024, description="bytes of one answer (G3)")
+    max_response_size: Size = Field(
+        default=8 * 1024 * 1024, description="bytes of one answer, before JSON escapes it (G3)"
+    )
     roll_up: float = Field(default=0.04, ge=0, le=10, description="seconds within which streamed pieces are joined")
+    chunk_size: Count = Field(default=16 * 1024, description="characters sent without waiting for `roll_up`")
     cancel_grace: Seconds = Field(default=5, description="seconds a cancelled agent has to stop (G5)")
     max_runs: Count = Field(default=1000, description="messages accepted and not yet answered, on the node (G7)")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="threads for agents that block (G6)")
@@ -308,7 +307,7 @@ class WebSocketConfig(Section):
         if not (authentication.enabled or authentication.allow_public or _is_loopback(self.server.host)):
             raise ConfigError(
                 f"security.authentication.enabled: authentication is off and {self.server.host!r} can be reached by "
-                "others; turn it on, listen on localhost, or set security.authentication.allow_public"
+                "others; turn it on, listen on localhost, or set security.authentication.allow_public (--allow-public)"
             )
 
 

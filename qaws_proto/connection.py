@@ -30,6 +30,7 @@ from .events import (
     Refused,
     ServerEvent,
     SystemEvent,
+    correlation_of,
     dump,
     error_event,
 )
@@ -164,6 +165,11 @@ class Connection:
         """The transport is full: what is not urgent waits here, and sessions wait in their logs (C1)."""
         if not self._out.blocked and self.phase in (Phase.AUTHENTICATING, Phase.OPEN):
             self._out.blocked = True
+            self.progressed(now)
+
+    def progressed(self, now: Now) -> None:
+        """The transport is full, and something went out: its time to move counts from here (C1)."""
+        if self._out.blocked:
             self._node.timers.set(Reason.SLOW, self.number, now.mono + self._node.config.limits.write_timeout)
 
     def drained(self, now: Now) -> None:
@@ -183,6 +189,12 @@ class Connection:
     def ready(self) -> bool:
         """Whether it takes messages of sessions now."""
         return self.phase is Phase.OPEN and not self._out.blocked
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way to it: no answer is worked on, and all that was said has gone out."""
+        behind = any(session.busy or not session.heard(self.number) for session in self.sessions.values())
+        return not behind and not self._out.blocked
 
     @property
     def buffered(self) -> int:
@@ -216,7 +228,7 @@ class Connection:
     def refuse(self, refusal: Refusal, now: Now, event: ClientEvent | None = None) -> None:
         """Answer an event with an error; close where the fault closes, or where limits are ignored (R1)."""
         fault = refusal.fault
-        correlation_id = event.correlation if event is not None else None
+        correlation_id = None if event is None else correlation_of(event)
         details = details_of(refusal)
         self._note("DEBUG", "event_refused", topic="message", error_code=fault.value.code)
         self._note_cause(refusal.cause)
@@ -256,7 +268,7 @@ class Connection:
         """Let the transport go, at once and for good."""
         if self.phase is Phase.CLOSED:
             return
-        node, upgraded = self._node, self._link.upgraded
+        node, upgraded, began = self._node, self._link.upgraded, self._link.began
         node.outbox.add_behind_bytes(self.number, DropConnection(self.number))
         (node.gate.census.open if upgraded else node.gate.census.knocking).leave(self.address_key)
         code, word = self._end or (1006, word)
@@ -266,6 +278,8 @@ class Connection:
         if upgraded:
             seconds = round(now.mono - self._opened_at, 3)
             self._note("INFO", "closed", code=code, reason=word, seconds=seconds)
+        elif self._end is None and began:
+            self._note("DEBUG", "closed", code=code, reason=word)
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -341,13 +355,14 @@ class Connection:
         node.gate.census.open.enter(self.address_key)
         self._enter(Phase.AUTHENTICATING)
         node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
-        self._note("INFO", "opened", path=request.path)
         if verdict.principal is not None:
             self._establish(verdict.principal, now)
+        self._note("INFO", "opened", path=request.path)
+        if verdict.principal is not None:
             return
         timeout = node.config.security.authentication.timeout
         node.timers.set(Reason.AUTH, self.number, now.mono + timeout)
-        self.reply(SystemEvent(event_name="auth_required", data={"timeout": _whole(timeout)}), now)
+        self.reply(SystemEvent(event_name="auth_required", data={"timeout": whole(timeout)}), now)
 
     def _answer(self, answer: Answer, now: Now) -> None:
         """One HTTP answer, and the end of the connection (H9)."""
@@ -457,7 +472,7 @@ class Connection:
         """Say what is wrong with a message that is no event; too many that are not even JSON end it (M1)."""
         details = {"errors": list(refused.errors)} if refused.errors else None
         self._note_cause(refused.cause)
-        self.reply(error_event(refused.fault, details=details), now)
+        self.reply(error_event(refused.fault, details=details, correlation_id=refused.correlation), now)
         if refused.fault is Fault.INVALID_JSON:
             self._bad = [at for at in self._bad if at > now.mono - BAD_MESSAGE_WINDOW] + [now.mono]
             if len(self._bad) >= self._node.config.limits.bad_messages_per_minute:
@@ -476,6 +491,7 @@ class Connection:
         elif self.principal is None:
             self._node.timers.clear(Reason.AUTH, self.number)
             self._establish(principal, now)
+            self._note("INFO", "authenticated")
         else:
             left = self._trust(principal, now).expires_in(now)
             self.reply(SystemEvent(event_name="token_refreshed", data={"token_expires_in": left}), now)
@@ -495,7 +511,7 @@ class Connection:
                     "epoch": self.epoch,
                     "seq": 0,
                     "protocol": PROTOCOL_NAME,
-                    "heartbeat_interval": _whole(node.config.server.heartbeat_interval),
+                    "heartbeat_interval": whole(node.config.server.heartbeat_interval),
                     "max_message_size": node.config.limits.max_message_size,
                     "token_expires_in": credential.expires_in(now),
                 },
@@ -563,6 +579,6 @@ class Connection:
         return {"connection": self.number, "address": self.address_key, "user_id": user_id}
 
 
-def _whole(seconds: float) -> int | float:
+def whole(seconds: float) -> int | float:
     """30, not 30.0."""
     return int(seconds) if seconds == int(seconds) else seconds

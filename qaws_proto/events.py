@@ -38,7 +38,7 @@ SAFE_INTEGER = 2**53 - 1  # RFC 8259 section 6: integers beyond are not the same
 NUMBER_LENGTH = 32  # characters of a number's text (M3)
 VALUES = 4096  # values of an event; Pydantic's parser takes up to 150 bytes for each, be it two characters long (M4)
 LOCATIONS = 5  # places named in the answer to a wrong event (M2)
-LOCATIONS_SIZE = 800  # characters of them as JSON, so that the answer stays within 1 KiB (M2)
+LOCATIONS_SIZE = 600  # characters of them as JSON, so that the answer stays within 1 KiB (M2)
 
 
 # ── what a client sends ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +98,7 @@ class Auth(ClientEvent):
     counted = False
 
     type: Literal["auth"]
-    token: Annotated[str, Field(min_length=1, repr=False), NoNul]
+    token: Annotated[str, Field(repr=False), NoNul]
 
 
 class ChatMessage(ClientEvent):
@@ -159,6 +159,7 @@ class Refused(NamedTuple):
     fault: Fault
     errors: tuple[Mapping[str, Any], ...] = ()
     cause: BaseException | None = None
+    correlation: str | None = None  # the `id` of what was refused, where it has a plain one
 
 
 class ClientEvents:
@@ -180,15 +181,29 @@ class ClientEvents:
         try:
             event: ClientEvent = self._validator.validate_json(text)
         except ValidationError as error:
-            return _refusal(error, text)
+            return _refusal(error, text)._replace(correlation=_id_of(text))
         except Exception as error:  # noqa: BLE001 - a validator of a user's model; the note and one answer tell of it
-            return Refused(Fault.INTERNAL, cause=error)
+            return Refused(Fault.INTERNAL, cause=error, correlation=_id_of(text))
         # Pydantic takes the last of doubled keys and numbers of any length, so the text is read again. Not so where it
         # has exactly one colon for each field it set: then no key is doubled, and a flat event has no numbers.
         if type(event) in _FLAT and text.count(":") == len(event.model_fields_set):
             return event
         flaw = _flaw(text, self._depth)
-        return event if flaw is None else _invalid(flaw)
+        return event if flaw is None else _invalid(flaw)._replace(correlation=correlation_of(event))
+
+
+def correlation_of(event: ClientEvent) -> str | None:
+    """What of an event is echoed as `correlation_id`. A user's event may answer anything, or raise (C1)."""
+    try:
+        correlation = event.correlation
+    except Exception:  # noqa: BLE001 - the refusal that it is for is said all the same
+        return None
+    return correlation if type(correlation) is str and _is_plain(correlation) else None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether an id can be repeated: short, and nothing in it that JSON writes at length."""
+    return 0 < len(text) <= ID_LENGTH and text.isprintable()
 
 
 def _type_of(model: type[ClientEvent]) -> str:
@@ -202,7 +217,25 @@ def _invalid(kind: str) -> Refused:
     return Refused(Fault.INVALID_EVENT, ({"loc": [], "type": kind},))
 
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or what is left of one
+class _Identified(BaseModel):
+    """No more of a wrong event than its id."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
+
+
+def _id_of(text: str) -> str | None:
+    """The id of an event that is refused, so that the client knows which; None where it has none to be repeated."""
+    try:
+        message_id = _Identified.model_validate_json(text).id
+    except ValidationError:
+        return None
+    return message_id if _is_plain(message_id) else None
+
+
+# A text, or what is left of one. Possessive: a backtracking point for each character costs a hundred times the text.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def _too_many(text: str) -> bool:
@@ -260,7 +293,7 @@ def _no_number(text: str) -> NoReturn:
     raise _NotStrict("finite_number")  # NaN, Infinity, -Infinity
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|([\[{])|([\]}])')
 
 
 def _nesting(text: str) -> int:

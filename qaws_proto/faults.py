@@ -52,6 +52,7 @@ class Fault(Enum):
     # Before the upgrade (PROTOCOL, "Before the upgrade"; GUARANTEES H1 to H14)
     BAD_REQUEST = Row(PEER, NO, "bad request", "Malformed request", status=400)
     BAD_UPGRADE = Row(PEER, NO, "bad upgrade", "Malformed WebSocket upgrade", status=400)
+    NO_UPGRADE = Row(PEER, NO, "websocket only", "This path speaks WebSocket alone", status=400)
     BODY_REFUSED = Row(PEER, NO, "body refused", "A request body is not accepted here", status=400)
     QUERY_TOKEN = Row(PEER, NO, "token in query", "A token does not belong in the address", status=400)
     BAD_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Authentication failed", status=401)

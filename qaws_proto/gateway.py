@@ -16,11 +16,11 @@ from .admission.gate import EventCheck, Gate, Refusal, UpgradeCheck
 from .admission.tokens import Principal, TokenVerifier
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
-from .connection import Connection, Node, Phase
+from .connection import Connection, Node, Phase, whole
 from .conversation.run import Run
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
-from .effects import Drained, Effect, Note, Outbox, Scalar
+from .effects import Drained, DropConnection, Effect, Note, Outbox, Scalar
 from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, SystemEvent, dump
 from .extension import EventContext, EventType
 from .faults import Fault
@@ -40,6 +40,7 @@ from .inputs import (
     TimerFired,
     WriteBlocked,
     WriteDrained,
+    WriteProgressed,
 )
 from .wire.frames import Encoded
 
@@ -82,6 +83,7 @@ class Gateway:
             ConnectionLost: self._connection_lost,
             EofReceived: self._eof_received,
             WriteBlocked: self._write_blocked,
+            WriteProgressed: self._write_progressed,
             WriteDrained: self._write_drained,
             TimerFired: self._timer_fired,
             RunStarted: self._runs.started,
@@ -130,8 +132,8 @@ class Gateway:
     def buffered_bytes(self, connection: int) -> int:
         """Bytes held for a connection, of what it sent and of what waits for it; 0 where it is closed.
 
-        Never above `limits.inbox + limits.read + limits.max_message_size + limits.out_top`, one message and one pong
-        more (C7).
+        Never above `limits.inbox + limits.read + limits.discard + limits.max_message_size + limits.out_top`, one
+        message and one pong more (C7).
         """
         held = self._connections.get(connection)
         return 0 if held is None else held.buffered
@@ -149,6 +151,9 @@ class Gateway:
         peer = parse_address(event.peer)
         self._newest = event.connection
         refused = self._node.gate.admit_socket(peer)
+        if refused is not None and self._node.gate.census.knocking.total >= 2 * self._config.limits.handshakes:
+            self._outbox.add(DropConnection(event.connection))  # there are too many even to be told so
+            return
         connection = Connection(event.connection, peer, self._node, now)
         self._connections[event.connection] = connection
         connection.knock(refused, now)
@@ -179,6 +184,11 @@ class Gateway:
         connection = self._find(event.connection)
         if connection is not None:
             connection.blocked(now)
+
+    def _write_progressed(self, event: WriteProgressed, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            connection.progressed(now)
 
     def _write_drained(self, event: WriteDrained, now: Now) -> None:
         connection = self._find(event.connection)
@@ -318,9 +328,8 @@ class Gateway:
         self._drain_until = now.mono + drain.timeout
         self._node.gate.census.draining = True
         self._outbox.add(Note("node", "INFO", "draining", {"connections": len(self._connections), "runs": self.runs}))
-        notice = SystemEvent(
-            event_name="server_draining", data={"deadline": drain.timeout, "reconnect_after": drain.reconnect_after}
-        )
+        data = {"deadline": whole(drain.timeout), "reconnect_after": whole(drain.reconnect_after)}
+        notice = SystemEvent(event_name="server_draining", data={**data})
         message = Encoded(dump(notice))  # encoded once for all
         for connection in list(self._connections.values()):
             connection.tell(message, now)
@@ -336,8 +345,7 @@ class Gateway:
         for connection in list(self._connections.values()):
             if left == 0:
                 break
-            idle = over or not any(session.busy for session in connection.sessions.values())
-            if idle and connection.phase in (Phase.AUTHENTICATING, Phase.OPEN):
+            if (over or connection.idle) and connection.phase in (Phase.AUTHENTICATING, Phase.OPEN):
                 connection.close(Fault.RESTARTING, now)
                 left -= 1
         self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)

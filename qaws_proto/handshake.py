@@ -63,11 +63,11 @@ def _endpoint(request: Request, gate: Gate) -> Answer:
         return turned_away(Refusal(Fault.NOT_FOUND))
     if request.method not in METHODS:
         return turned_away(Refusal(Fault.METHOD_REFUSED), allow=", ".join(METHODS))
-    origin, host = request.value("origin"), request.value("host") or ""
+    origin = request.value("origin")
     if request.method == "OPTIONS":
-        return Answer(204, "preflight", response(204, headers=gate.origins.preflight(origin, host)))
+        return Answer(204, "preflight", response(204, headers=gate.origins.preflight(origin)))
     draining = request.path == "/readyz" and gate.census.draining
-    headers = [("Cache-Control", "no-store"), *gate.origins.headers(origin, host)]
+    headers = [("Cache-Control", "no-store"), *gate.origins.headers(origin)]
     if draining:
         headers.append(("Retry-After", str(gate.retry_after)))
     status, word = (503, "draining") if draining else (200, "ok")

@@ -31,6 +31,12 @@ class WriteBlocked(NamedTuple):
     connection: int
 
 
+class WriteProgressed(NamedTuple):
+    """The transport is still blocked, and has sent some of what it holds."""
+
+    connection: int
+
+
 class WriteDrained(NamedTuple):
     """The transport has room again."""
 
@@ -93,6 +99,6 @@ class StopRequested(NamedTuple):
     """The node should stop now: runs are cancelled, connections closed with 1001."""
 
 
-ConnectionInput = BytesReceived | EofReceived | WriteBlocked | WriteDrained | ConnectionLost
+ConnectionInput = BytesReceived | EofReceived | WriteBlocked | WriteProgressed | WriteDrained | ConnectionLost
 RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
 Input = ConnectionOpened | ConnectionInput | TimerFired | RunInput | DrainRequested | StopRequested

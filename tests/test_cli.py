@@ -204,8 +204,8 @@ def test_a_signal_drains_and_the_status_is_0(number: signal.Signals, tmp_path: P
 @pytest.mark.row("G5")
 @pytest.mark.parametrize("agent", ["slow", "stubborn", "stuck"])
 def test_a_second_signal_ends_it_now_whatever_the_agent_does(agent: str, tmp_path: Path) -> None:
-    (tmp_path / "hurry.yaml").write_text("websocket: {agent: {cancel_grace: 0.1}}\n")
-    with serve("--no-auth", "--agent", f"my_agents:{agent}", "--config", "hurry.yaml") as server:
+    (tmp_path / "patient.yaml").write_text("websocket: {agent: {cancel_grace: 600}}\n")  # which is not waited for
+    with serve("--no-auth", "--agent", f"my_agents:{agent}", "--config", "patient.yaml") as server:
         with connect(server.url) as client:
             client.send('{"type":"chat_message","content":"?","stream":true}')
             while json.loads(client.recv())["type"] != "agent_chunk":
@@ -217,6 +217,7 @@ def test_a_second_signal_ends_it_now_whatever_the_agent_does(agent: str, tmp_pat
             while (event := json.loads(client.recv()))["type"] != "agent_response":
                 pass
             assert event["status"] == "cancelled"
+            server.process.wait(PATIENCE)
             status, rest = server.end()
         assert status == 0
         assert "Traceback" not in rest
@@ -255,7 +256,7 @@ def test_what_an_agent_raised_is_told_to_the_operator_without_its_text() -> None
         (["--no-auth", "--agent", "nothing"], {}, "'nothing' names no agent"),
         (["--no-auth", "--agent", "no_such_module:bot"], {}, "there is no module 'no_such_module'"),
         (["--no-auth", "--agent", "my_agents:robot"], {}, "my_agents has no 'robot'"),
-        (["--no-auth", "--agent", "my_agents:number"], {}, "a int is no agent"),
+        (["--no-auth", "--agent", "my_agents:number"], {}, "an object of type int is no agent"),
         (["--no-auth", "--agent", "broken_agents:bot"], {}, "No module named 'a_module_nobody_has'"),
         (["--no-auth", "--config", "missing.yaml"], {}, "missing.yaml"),
         (["--no-auth"], {"WEBSOCKET_ENABLED": "false"}, "turned off"),
@@ -409,7 +410,7 @@ def test_an_interrupt_stops_an_answer() -> None:
         assert process.stdout.read(5) == "first"
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "  [cancelled]\n"
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(PATIENCE) == 1
 
 
 def test_an_answer_cannot_move_the_cursor() -> None:
@@ -423,6 +424,7 @@ def test_chat_refuses_with_a_clear_line(gateway: str) -> None:
     port = gateway.rpartition(":")[2].strip("/")
     for arguments, said in [
         ([f"ws://127.0.0.1:{closed}/", "--message", "?"], f"no connection to 127.0.0.1:{closed}"),
+        (["ws://127.0.0.1:0/", "--message", "?"], "no connection to 127.0.0.1:0: "),
         ([gateway + "elsewhere", "--message", "?"], "the server refused the connection: 404"),
         (["http://localhost/", "--message", "?"], "is no WebSocket address"),
         (["ws://localhost:99999/", "--message", "?"], "is no address"),
@@ -430,6 +432,26 @@ def test_chat_refuses_with_a_clear_line(gateway: str) -> None:
         ([], "URL"),
     ]:
         refused(run("chat", *arguments), said)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["check", "token", "chat", "demo"])
+def test_a_reader_that_has_seen_enough_is_no_error(command: str, unbuffered: str, gateway: str) -> None:
+    arguments = {"token": ["token", "ana"], "chat": ["chat", gateway, "--message", "hola"]}.get(command, [command])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as stdout:
+        result = subprocess.run(
+            [*QAWS, *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "WEBSOCKET_SECRET_KEY": SECRET, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.row("A9")

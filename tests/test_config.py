@@ -54,6 +54,8 @@ def test_every_setting_is_described_and_its_default_is_within_bounds(section: ty
         ("server.path", "/a b", "string_pattern_mismatch"),
         ("server", True, "value_error"),
         ("agent.roll_up", float("nan"), "less_than_equal"),
+        ("agent.chunk_size", 0, "greater_than_equal"),
+        ("agent.chunk_size", True, "value_error"),
         ("drain.reconnect_after", float("nan"), "less_than_equal"),
         ("security.authentication.leeway", float("nan"), "less_than_equal"),
         ("security.authentication.jwt_secret", SECRET[:31], "value_error"),
@@ -82,6 +84,7 @@ def test_what_is_out_of_bounds_is_refused(key: str, value: object, kind: str) ->
     [
         ("server.port", 0),
         ("server.path", "/ws"),
+        ("agent.chunk_size", 1),
         ("security.authentication.jwt_secret", SECRET[:32]),
         ("security.cors.origins", ["*", "http://localhost:*", "https://[::1]:8443"]),
         ("security.addresses.block", ["2001:db8::/32", "192.0.2.1/24"]),

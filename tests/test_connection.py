@@ -14,6 +14,7 @@ from qaws_proto.connection import TRANSITIONS, Connection, Node, Phase
 from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
+from qaws_proto.inputs import WriteProgressed
 from tests.helpers.node import (
     BINARY,
     CLOSE,
@@ -931,7 +932,7 @@ def test_notes_name_who_it_was() -> None:
     node.advance(2)
     client.lose()
     opened, closed = node.note("opened"), node.note("closed")
-    assert opened.fields == {"connection": 0, "address": "192.0.2.1", "user_id": None, "path": "/"}
+    assert opened.fields == {"connection": 0, "address": "192.0.2.1", "user_id": "ana", "path": "/"}
     assert dict(closed.fields) == {
         "connection": 0, "address": "192.0.2.1", "user_id": "ana", "code": 1006, "reason": "disconnected", "seconds": 2,
     }  # fmt: skip
@@ -952,3 +953,61 @@ def test_an_address_that_is_refused_again_and_again_fills_no_log() -> None:
         ("192.0.2.1", "WARNING"),
         ("192.0.2.1", "DEBUG"),
     ]
+
+
+def test_a_login_by_message_is_noted() -> None:
+    node = NodeUnderTest(configure(authentication=True))
+    client = node.upgrade()
+    assert node.note("opened").fields["user_id"] is None
+    client.send({"type": "auth", "token": token("ana")})
+    assert node.note("authenticated").fields["user_id"] == "ana"
+
+
+@pytest.mark.row("F12")
+@pytest.mark.parametrize("end", [Client.eof, Client.lose])
+def test_an_end_in_the_middle_of_a_head_is_noted_once(end: Callable[[Client], list[Effect]]) -> None:
+    node = NodeUnderTest()
+    silent = node.open()
+    end(silent)
+    assert [note.name for note in node.notes] == []
+    client = node.open()
+    client.send_bytes(upgrade()[:20])
+    end(client)
+    assert [(note.name, note.level, note.fields["reason"]) for note in node.notes] == [
+        ("closed", "DEBUG", "disconnected")
+    ]
+
+
+@pytest.mark.row("C1")
+def test_a_slow_peer_that_moves_is_not_closed() -> None:
+    node = NodeUnderTest(configure(server={"heartbeat_interval": 86_400}))
+    client = node.connect()
+    client.block()
+    for _ in range(5):
+        node.advance(9)
+        node.step(WriteProgressed(client.number))
+    client.expect_silence()
+    node.advance(10)
+    client.expect_close(1008, "slow_consumer")
+    assert node.step(WriteProgressed(client.number)) == []
+
+
+@pytest.mark.row("H14")
+def test_sockets_far_beyond_the_limit_are_dropped_without_a_word() -> None:
+    node = NodeUnderTest(configure(limits={"handshakes": 2, "connections_per_address": 100}))
+    for _ in range(2):
+        node.open()
+    for _ in range(2):
+        node.open().expect_http(503)
+    flood = node.open()
+    flood.expect_dropped()
+    assert node.gateway.connections == 4
+
+
+@pytest.mark.clause("C1")
+def test_a_refused_event_says_which_it_was() -> None:
+    client = NodeUnderTest().connect()
+    client.send({"type": "chat_message", "content": "", "id": "m1"})
+    client.expect_error("INVALID_EVENT", correlation_id="m1")
+    client.send({"type": "nothing", "id": "m2"})
+    client.expect_error("UNKNOWN_EVENT", correlation_id="m2")

@@ -30,6 +30,7 @@ from qaws_proto.events import (
     Refused,
     ServerEvents,
     SystemEvent,
+    correlation_of,
     dump,
     error_event,
     parse_server_event,
@@ -69,7 +70,8 @@ def _metadata(value: str) -> str:
 
 def _answer(refused: Refused) -> bytes:
     """The error event, as a connection would send it."""
-    return dump(error_event(refused.fault, details={"errors": list(refused.errors)} if refused.errors else None))
+    details = {"errors": list(refused.errors)} if refused.errors else None
+    return dump(error_event(refused.fault, details=details, correlation_id=refused.correlation))
 
 
 # ── what is taken ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,6 +82,7 @@ LONGEST_CHAT = {
 }  # fmt: skip
 TAKEN: list[tuple[str, ClientEvent]] = [
     ('{"type":"auth","token":"a.b.c"}', Auth(type="auth", token="a.b.c")),
+    ('{"type":"auth","token":""}', Auth(type="auth", token="")),  # a wrong token, not a wrong event
     (_chat(), ChatMessage(type="chat_message", content="hello")),
     (_chat(',"id":null,"metadata":null'), ChatMessage(type="chat_message", content="hello")),
     (json.dumps(LONGEST_CHAT), ChatMessage.model_validate(LONGEST_CHAT)),
@@ -187,7 +190,6 @@ WRONG: list[tuple[str, list[tuple[list[str | int], str]]]] = [
     ('{"type":"cancel"}', [([], "run_id_or_correlation_id")]),
     ('{"type":"cancel","run_id":"a","correlation_id":"b"}', [([], "run_id_or_correlation_id")]),
     ('{"type":"auth"}', [(["token"], "missing")]),
-    ('{"type":"auth","token":""}', [(["token"], "string_too_short")]),
     ('{"type":"ping","id":{}}', [(["id"], "string_type")]),
     (
         '{"type":"chat_message","a":1,"b":1,"c":1,"d":1,"e":1,"f":1}',
@@ -222,6 +224,8 @@ HUGE = {
     "a type": '{"type":[' + "[]," * 80_000 + "[]]}",
     "one text": '{"type":"ping","id":"' + "x" * 250_000 + '"}',
     "escapes": '{"type":"ping","id":"' + "\\u0041" * 40_000 + '"}',
+    "commas in a text": '{"type":"chat_message","content":"' + "," * 262_000 + '"}',
+    "escapes and commas": '{"type":"chat_message","content":"' + "\\n," * 87_000 + '"}',
     "a number": '{"type":"ping","id":' + "1" * 250_000 + "}",
     "brackets": '{"type":"ping","id":' + "[" * 250_000,
     "white space": '{"type":"ping"' + " " * 250_000 + "]",
@@ -258,11 +262,27 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 @pytest.mark.row("M4")
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is KiB on Linux only")
-@pytest.mark.parametrize("name", ["extra keys", "lists", "objects", "a type", "metadata", "brackets"])
+@pytest.mark.parametrize(
+    "name", ["extra keys", "lists", "objects", "a type", "metadata", "brackets", "commas in a text"]
+)
 def test_huge_containers_take_no_more_memory_than_promised(name: str) -> None:
     text = HUGE[name][:MESSAGE_SIZE]
     measured = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, check=True)
     assert int(measured.stdout) <= 24 * MESSAGE_SIZE
+
+
+@pytest.mark.row("M4")
+@pytest.mark.parametrize("piece", ["[", "\\n[", '\\"{'])
+def test_brackets_in_a_huge_text_are_counted_in_little_memory(piece: str) -> None:
+    text = '{"type":"survey","anything":"' + piece * (250_000 // len(piece)) + '"}'
+    tracemalloc.start()
+    try:
+        event = EXTENDED.parse(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(event, Survey)
+    assert peak <= 24 * MESSAGE_SIZE
 
 
 @pytest.mark.row("M4")
@@ -641,6 +661,91 @@ def test_a_refused_cancel_says_which() -> None:
     assert event.correlation == "m1"
 
 
+# ── which event an answer is for ─────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED = {
+    "a wrong field": ('{"type":"chat_message","content":5,"id":ID}', Fault.INVALID_EVENT),
+    "a field too many": ('{"type":"ping","id":ID,"x":1}', Fault.INVALID_EVENT),
+    "no type": ('{"id":ID}', Fault.INVALID_EVENT),
+    "a wrong number": (_chat(',"metadata":{"a":1e999},"id":ID'), Fault.INVALID_EVENT),
+    "a doubled key": (_chat(',"stream":true,"stream":true,"id":ID'), Fault.INVALID_EVENT),
+    "an unknown type": ('{"type":"x","id":ID}', Fault.UNKNOWN_EVENT),
+}
+
+
+@pytest.mark.row("M2")
+@pytest.mark.parametrize(("text", "fault"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("name", ["m", "m 1", "i" * 64, "ñ😀", '"\\', "😀" * 64, '"' * 64])
+def test_a_refused_event_is_named_by_its_id(text: str, fault: Fault, name: str) -> None:
+    refused = EVENTS.parse(text.replace("ID", json.dumps(name)))
+    assert isinstance(refused, Refused)
+    assert (refused.fault, refused.correlation) == (fault, name)
+    assert len(_answer(refused)) <= 1024
+
+
+@pytest.mark.row("M2")
+@pytest.mark.parametrize("text", [text for text, _ in REFUSED.values()], ids=REFUSED.keys())
+@pytest.mark.parametrize(
+    "name", ["5", "null", "[]", '{"a":"b"}', '""', f'"{"i" * 65}"', '"\\n"', '"\\u0000"', '"\\u2028"', '"\\u202e"']
+)
+def test_an_id_that_is_none_or_not_plain_is_not_repeated(text: str, name: str) -> None:
+    refused = EVENTS.parse(text.replace("ID", name))
+    assert isinstance(refused, Refused)
+    assert refused.correlation is None
+
+
+@pytest.mark.row("M1")
+def test_what_is_no_json_has_no_id() -> None:
+    assert EVENTS.parse('{"type":"ping","id":"m",}') == Refused(Fault.INVALID_JSON)
+    assert EVENTS.parse('[{"type":"ping","id":"m"}]') == Refused(Fault.INVALID_JSON)
+
+
+@pytest.mark.row("M2")
+@pytest.mark.parametrize("letter", ["i", "ñ", "😀", '"', "\\"])
+def test_the_longest_id_and_the_longest_places_fit_one_answer(letter: str) -> None:
+    for length in range(1, 65):
+        inner = {"type": "inner", "number": 1, "x" * length: 1}
+        inners = {f"{number}{'k' * 63}": inner for number in range(5)}
+        refused = EXTENDED.parse(json.dumps({"type": "survey", "id": letter * 64, "inner": inners}))
+        assert isinstance(refused, Refused)
+        assert refused.correlation == letter * 64
+        assert len(refused.errors) >= 1
+        assert len(_answer(refused)) <= 1024
+
+
+class Strange(ClientEvent):
+    """A user's event that answers anything for its name."""
+
+    type: Literal["strange"]
+    answer: Any = None
+
+    @property
+    def correlation(self) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.clause("C1")
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("m", "m"),
+        ("😀" * 64, "😀" * 64),
+        ("i" * 65, None),
+        ("a\nb", None),
+        ("\ud800", None),
+        (5, None),
+        (b"m", None),
+        (["m"], None),
+        (None, None),
+        (KeyError("m"), None),
+    ],
+)
+def test_whatever_an_event_answers_for_its_name_is_plain_or_left_out(answer: object, said: str | None) -> None:
+    assert correlation_of(Strange(type="strange", answer=answer)) == said
+
+
 class Careless(ClientEvent):
     """A user's event whose validator raises what no validator may."""
 
@@ -657,6 +762,6 @@ class Careless(ClientEvent):
 def test_a_model_that_raises_anything_refuses() -> None:
     events = ClientEvents([*MODELS, Careless], 32)
     assert isinstance(events.parse('{"type":"careless","value":"known"}'), Careless)
-    refused = events.parse('{"type":"careless","value":"unknown"}')
+    refused = events.parse('{"type":"careless","value":"unknown","id":"m"}')
     assert isinstance(refused, Refused)
-    assert (refused.fault, type(refused.cause)) == (Fault.INTERNAL, KeyError)
+    assert (refused.fault, type(refused.cause), refused.correlation) == (Fault.INTERNAL, KeyError, "m")

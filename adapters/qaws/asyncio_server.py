@@ -7,15 +7,17 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import ceil
 from types import TracebackType
 
 from qaws_proto import ConfigError, WebSocketConfig
 from qaws_proto.effects import StartRun
-from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteBlocked, WriteDrained
+from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteBlocked, WriteDrained, WriteProgressed
 
 from .listening import BACKLOG, listen, tls_context
 from .manager import WebSocketManager
 
+PROGRESS = 1.0  # seconds after which a blocked transport is looked at for progress
 WRITE_HIGH = 64 * 1024  # unsent bytes in a transport beyond which the node is told to hold back
 
 
@@ -88,7 +90,7 @@ class WebSocketServer:
         if self._servers:
             self._close()
             await self._drained.wait()
-        await self._finish()
+        await self._finish(patience=0.0)
 
     def _close(self) -> None:
         """Listen no more, and send away whoever is still there."""
@@ -114,10 +116,10 @@ class WebSocketServer:
     ) -> None:
         await self.stop()
 
-    async def _finish(self) -> None:
+    async def _finish(self, patience: float | None = None) -> None:
         """Wait for the tasks of connections and runs; agents that do not stop are let go (G5)."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace)
+            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace if patience is None else patience)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -165,7 +167,8 @@ class WebSocketServer:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        wait = max(0.0, deadline - time.monotonic())
+        # In whole milliseconds, as uvloop counts them: it would round down, and wake again and again until it is time.
+        wait = ceil(max(0.0, deadline - time.monotonic()) * 1000) / 1000
         self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
 
     def _wake(self) -> None:
@@ -201,10 +204,18 @@ class StreamTransport:
             self._spawn(self._wait_for_room())
 
     async def _wait_for_room(self) -> None:
+        drained = asyncio.ensure_future(self._writer.drain())
         try:
-            await self._writer.drain()
+            while not drained.done():
+                unsent = self._transport.get_write_buffer_size()
+                await asyncio.wait((drained,), timeout=PROGRESS)
+                if self._transport.get_write_buffer_size() < unsent and not drained.done():
+                    self._manager.feed(WriteProgressed(self.number))
+            drained.result()
         except OSError:  # the reading side tells the node
             return
+        finally:
+            drained.cancel()
         self._blocked = False
         self._manager.feed(WriteDrained(self.number))
 

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -181,6 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point of the command; ends the process."""
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()  # where its reader has gone, it is told here and not when the interpreter ends
     except CycloptsError as error:
         _complain(" ".join(str(error).split()))
         status = USAGE_ERROR
@@ -188,6 +190,9 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             _complain(line)
         status = FAILURE
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     except OSError as error:
         _complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         status = FAILURE
@@ -243,10 +248,12 @@ async def _serve_until_signal(server: WebSocketServer) -> None:
     drain = asyncio.ensure_future(server.stop())
     at_once = asyncio.ensure_future(second.wait())
     await asyncio.wait([drain, at_once], return_when=asyncio.FIRST_COMPLETED)
-    if not drain.done():
-        await server.stop_now()
     at_once.cancel()
-    await drain
+    if not drain.done():
+        drain.cancel()
+        await server.stop_now()
+    with suppress(asyncio.CancelledError):
+        await drain
     if server.manager.gateway.runs:  # of agents that ignore their cancellation, as they would that of the event loop
         logging.shutdown()
         sys.stdout.flush()

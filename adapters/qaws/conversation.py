@@ -60,7 +60,7 @@ class Conversation:
             raise ConversationError(f"{url!r} is no WebSocket address; one looks like ws://localhost:8765/")
         self._secure = parts.scheme == "wss"
         self._host = parts.hostname
-        self._port = port or (443 if self._secure else 80)
+        self._port = (443 if self._secure else 80) if port is None else port
         self._netloc = parts.netloc.rpartition("@")[2]
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._token = token

@@ -81,11 +81,18 @@ def tls_context(config: SslConfig) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(config.cert_file, config.key_file)
+        for file in (config.cert_file, config.key_file):  # load_cert_chain does not say which one it cannot read
+            open(file, "rb").close()
+        context.load_cert_chain(config.cert_file, config.key_file, password=_no_passphrase)
     except ssl.SSLError as error:
         raise ConfigError(
             f"security.ssl: certificate and key do not fit, or are no PEM files ({error.reason})"
         ) from None
     except OSError as error:
-        raise ConfigError(f"security.ssl: {error.strerror}: {error.filename or config.cert_file}") from None
+        raise ConfigError(f"security.ssl: {error.strerror}: {error.filename}") from None
     return context
+
+
+def _no_passphrase() -> str:
+    """Instead of OpenSSL's prompt, at which a server would wait for ever."""
+    raise ConfigError("security.ssl: the private key is encrypted; give one without a passphrase")

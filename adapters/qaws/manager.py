@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
@@ -45,7 +45,7 @@ from qaws_proto.inputs import (
     TimerFired,
 )
 
-from .agents import Agent, AgentReply, AgentStep, RunContext
+from .agents import PIECES, Agent, AgentReply, AgentStep, RunContext
 from .telemetry import NoteLogger
 
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
@@ -165,7 +165,7 @@ class WebSocketManager:
         if self._agent is None:
             raise ConfigError("no agent is set: give one to the server, or call manager.set_qa_agent(agent)")
         if self._host is not None:
-            raise RuntimeError("this manager is driven by another server already")
+            raise RuntimeError("this manager has been given to a server before; a server is started once")
         self._host = host
 
     def connect(self, transport: Transport, peer: str | None) -> int:
@@ -256,9 +256,12 @@ class WebSocketManager:
             if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled(active):
                 raise
             return RunFailed(run.run_id, error)
-        if isinstance(answer, AgentReply):
-            return RunFinished(run.run_id, answer.content, _tuple(answer.reasoning_steps), _tuple(answer.tools_used))
-        return RunFinished(run.run_id, answer)
+        if answer is PIECES:
+            return RunFinished(run.run_id)
+        reply = answer if isinstance(answer, AgentReply) else AgentReply(cast(str, answer))
+        if reply.content is None:
+            return RunFailed(run.run_id, TypeError("the agent answered None: is there a `return` missing?"))
+        return RunFinished(run.run_id, reply.content, _tuple(reply.reasoning_steps), _tuple(reply.tools_used))
 
     async def _emit(self, run_id: str, active: _ActiveRun, piece: object) -> None:
         """A piece or a step for the node. Waits while the node wants no more, and now and then for the others."""

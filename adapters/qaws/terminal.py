@@ -82,7 +82,8 @@ def _print_end(event: ServerEvents, printed: str) -> int:
     if isinstance(event, AgentResponse):
         rest = event.content[len(printed) :] if event.content.startswith(printed) else f"\n{event.content}"
         print(plain(rest) + (" [cancelled]" if event.status == "cancelled" else ""), flush=True)
-    elif isinstance(event, ErrorEvent):
+        return FAILURE if event.status == "cancelled" else 0
+    if isinstance(event, ErrorEvent):
         if printed:
             print(flush=True)
         wait = (event.details or {}).get("retry_after")

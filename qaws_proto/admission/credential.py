@@ -23,8 +23,8 @@ class Credential:
         self._warned = self._until is not None and self._until - now.unix <= WARNING
 
     def expires_in(self, now: Now) -> int | None:
-        """Whole seconds left; None where it never ends."""
-        return None if self._until is None else max(0, int(self._until - now.unix))
+        """Seconds left, rounded to whole ones; None where it never ends."""
+        return None if self._until is None else max(0, round(self._until - now.unix))
 
     def expired(self, now: Now) -> bool:
         """Whether it is over."""

@@ -164,6 +164,7 @@ def _guarded(check: Callable[[Gate, _Asked], Refusal | None], field: str) -> Cal
             refused = check(gate, asked)
             if refused is not None:
                 ceil(refused.retry_after or 0)
+                (refused.text or "").encode()
                 if getattr(refused.fault.value, field) is None:
                     raise ValueError(f"{refused.fault} has no {field}")
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends in a refusal that carries it
@@ -194,8 +195,7 @@ def address_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
 def origin_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
     """A page's origin is allowed; no Origin header means that it is no page (H10)."""
     origins = applicant.request.values("origin")
-    host = applicant.request.value("host") or ""
-    if not origins or (len(origins) == 1 and gate.origins.allows(origins[0], host)):
+    if not origins or (len(origins) == 1 and gate.origins.allows(origins[0])):
         return None
     return Refusal(Fault.ORIGIN_REFUSED)
 
@@ -249,16 +249,26 @@ UPGRADE_CHECKS: tuple[UpgradeCheck, ...] = (
 
 
 def request_token(request: Request) -> str | None:
-    """The token an upgrade came with: as a header, as a subprotocol, or in the query; None where there is none."""
-    authorization = request.value("authorization")
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer":  # another scheme is for a proxy in front, not for us
-            return token.strip()
-    for subprotocol in request.items("sec-websocket-protocol"):
-        if subprotocol.startswith(BEARER_SUBPROTOCOL):
-            return subprotocol[len(BEARER_SUBPROTOCOL) :]
-    return _query_token(request)
+    """The token an upgrade came with: as a header, as a subprotocol, or in the query; None where there is none.
+
+    Two different ones are none that could be valid: a proxy in front may have looked at the other.
+    """
+    tokens = [
+        token.strip()
+        for scheme, _, token in (value.partition(" ") for value in request.values("authorization"))
+        if scheme.lower() == "bearer"  # another scheme is for a proxy in front, not for us
+    ]
+    tokens += [
+        subprotocol.removeprefix(BEARER_SUBPROTOCOL)
+        for subprotocol in request.items("sec-websocket-protocol")
+        if subprotocol.startswith(BEARER_SUBPROTOCOL)
+    ]
+    query = _query_token(request)
+    if query is not None:
+        tokens.append(query)
+    if not tokens:
+        return None
+    return tokens[0] if len(set(tokens)) == 1 else ""
 
 
 def _query_token(request: Request) -> str | None:

@@ -9,7 +9,6 @@ from ..wire.http import Header
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
-_ADDRESS = re.compile(r"(localhost|\[[0-9a-f:.]+\]|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(:[0-9]{1,5})?\Z")
 
 
 class Origins:
@@ -23,31 +22,22 @@ class Origins:
         self._methods = ", ".join(cors.methods)
         self._headers = ", ".join(cors.headers)
 
-    def allows(self, origin: str, host: str) -> bool:
-        """Whether a page of `origin` may connect to `host`.
-
-        Besides the listed ones that is a page of this very server, where the host is an IP address or `localhost`:
-        a name could have been bound to this address by anybody (DNS rebinding).
-        """
+    def allows(self, origin: str) -> bool:
+        """Whether a page of this origin may connect; `null`, and whatever else is no origin, may not."""
         if self._any:
             return True
         normal = _normal(origin.lower())
-        if normal is None:
-            return False  # `null`, and whatever else is no origin
-        scheme, name, _ = normal
-        if normal in self._exact or f"{scheme}://{name}" in self._any_port:
-            return True
-        return _ADDRESS.match(host.lower()) is not None and normal == _normal(f"{scheme}://{host.lower()}")
+        return normal is not None and (normal in self._exact or f"{normal[0]}://{normal[1]}" in self._any_port)
 
-    def headers(self, origin: str | None, host: str) -> list[Header]:
+    def headers(self, origin: str | None) -> list[Header]:
         """The CORS headers of an answer to a page of `origin`."""
-        if origin is None or not self.allows(origin, host):
+        if origin is None or not self.allows(origin):
             return [("Vary", "Origin")]
         return [("Access-Control-Allow-Origin", "*" if self._any else origin), ("Vary", "Origin")]
 
-    def preflight(self, origin: str | None, host: str) -> list[Header]:
+    def preflight(self, origin: str | None) -> list[Header]:
         """The headers that answer an OPTIONS request."""
-        headers = self.headers(origin, host)
+        headers = self.headers(origin)
         if len(headers) > 1:
             headers += [
                 ("Access-Control-Allow-Methods", self._methods),

@@ -8,7 +8,7 @@ from itertools import islice
 
 
 class Log:
-    """Payloads numbered from 1 under one `epoch`. Beyond the bounds the oldest go; the newest is always held."""
+    """Payloads numbered from 1 under one `epoch`. Beyond the bounds the oldest go; the newest stays, uncounted."""
 
     __slots__ = ("_held", "_max_bytes", "_max_events", "_payloads", "epoch", "head", "total")
 
@@ -33,7 +33,7 @@ class Log:
         self._held += len(payload)
         payloads = self._payloads
         payloads.append(payload)
-        while len(payloads) > 1 and (len(payloads) > self._max_events or self._held > self._max_bytes):
+        while len(payloads) > 1 and (len(payloads) > self._max_events or self._held - len(payload) > self._max_bytes):
             self._held -= len(payloads.popleft())
 
     def holds_after(self, seq: int) -> bool:

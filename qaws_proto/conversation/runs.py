@@ -58,11 +58,12 @@ class Runs:
         """Accept a message: start its run, or let it wait behind the session's others; or why not (G7)."""
         if len(self._runs) >= self._config.max_runs:
             return Fault.OVERLOADED
-        if session.current is not None and len(session.waiting) >= self._queue:
+        free = not session.busy and not session.lagging
+        if not free and len(session.waiting) >= self._queue:
             return Fault.BUSY
         run = Run(self._ids(), session, user_id, message, now)
         self._runs[run.id] = run
-        position = 0 if session.current is None else len(session.waiting) + 1
+        position = 0 if free else len(session.waiting) + 1
         if message.id is not None:
             session.remember(message.id, run.id)
             data: dict[str, Scalar] = {
@@ -94,7 +95,7 @@ class Runs:
 
     def _start_next(self, session: Session, now: Now) -> None:
         session.current = None
-        if session.waiting:
+        if session.waiting and not session.lagging:
             run = session.waiting.popleft()
             if run.correlation_id is not None:  # it was told a position; now it has reached the front
                 session.say(self._system("run_started", run, {"run_id": run.id}), now)
@@ -126,7 +127,7 @@ class Runs:
         if run.message.stream:
             run.pending.append(text)
             due = run.last_sent + self._config.roll_up
-            if now.mono >= due:
+            if now.mono >= due or run.chars - run.sent >= self._config.chunk_size:
                 self._flush(run, now)
                 self._pull(run)
             elif len(run.pending) == 1:
@@ -167,7 +168,7 @@ class Runs:
         if run is None:
             return
         if run.state is not State.RUNNING:
-            self._retire(run, now)
+            self._retire(_begun(run), now)
             return
         answer = self._answer(run, event.content, now)
         if answer is None:
@@ -209,7 +210,7 @@ class Runs:
         if run.state is State.RUNNING:
             self._fail(run, Fault.AGENT_ERROR, now, event.cause)
         else:
-            self._retire(run, now)
+            self._retire(_begun(run), now)
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,13 +251,18 @@ class Runs:
             self._timers.set(Reason.RUN, run.id, deadline)
 
     def caught_up(self, session: Session, now: Now) -> None:
-        """A reader of the session is up to date again, or gone: pull the agent where it was held back (C1)."""
+        """A reader of the session is up to date again, or gone: pull the agent where it was held back (C1).
+
+        The agent of a message that waited for that begins.
+        """
         run = session.current
         if run is not None and run.paused and not session.lagging:
             run.paused = False
             run.moved_at = now.mono
             self._timers.set(Reason.RUN, run.id, self._deadline(run))
             self._outbox.add(ResumeRun(run.id))
+        elif run is None:
+            self._start_next(session, now)
 
     def _running(self, run_id: str) -> Run | None:
         """The run, where what its agent does still counts."""
@@ -379,3 +385,10 @@ class Runs:
 _STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]] = {
     "reasoning": "reasoning", "tool_started": "tool_started", "tool_finished": "tool_finished",
 }  # fmt: skip
+
+
+def _begun(run: Run) -> Run:
+    """The run, whose agent was called; of another nothing can be reported, and whoever does is mistaken (C1)."""
+    if run.state is State.QUEUED:
+        raise ValueError(f"run {run.id} has not been started: there was no StartRun for it")
+    return run

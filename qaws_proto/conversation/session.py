@@ -85,6 +85,10 @@ class Session:
         """Whether an agent works for it, or a message waits."""
         return self.current is not None or bool(self.waiting)
 
+    def heard(self, number: int) -> bool:
+        """Whether a reader was sent all that was said."""
+        return self.cursors[number].seq == self.log.head
+
     @property
     def lagging(self) -> bool:
         """Whether a reader is so far behind that the agent should not be pulled (C1)."""
@@ -106,7 +110,7 @@ class Session:
             if cursor.seq == log.head - 1 and cursor.reader.ready:
                 cursor.reader.say(message)
                 cursor.seq, cursor.total = log.head, log.total
-            elif not log.holds_after(cursor.seq) or log.total - cursor.total > self._top:
+            elif not log.holds_after(cursor.seq) or log.total - len(payload) - cursor.total > self._top:
                 late.append(cursor.reader)
         for reader in late:
             reader.fall_behind(now)

@@ -184,7 +184,7 @@ def check_upgrade(request: Request) -> Fault | None:
         return Fault.METHOD_REFUSED
     upgrades = request.values("upgrade")
     if not upgrades:
-        return Fault.NOT_WEBSOCKET
+        return Fault.NO_UPGRADE
     if len(upgrades) != 1 or "websocket" not in (item.lower() for item in request.items("upgrade")):
         return Fault.BAD_UPGRADE
     if "upgrade" not in (item.lower() for item in request.items("connection")):

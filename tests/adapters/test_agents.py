@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from qaws.agents import Agent, AgentError, AgentReply, AgentStep, RunContext, echo, load_agent
+from qaws.agents import PIECES, Agent, AgentError, AgentReply, AgentStep, RunContext, echo, load_agent
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +99,14 @@ class Iterable:
         return async_pieces(self.message)
 
 
+def nothing_sync(message: str) -> None:
+    return
+
+
+async def nothing_async(message: str) -> None:
+    return
+
+
 class AsyncChat:
     async def chat(self, message: str) -> str:
         return f"{message}!"
@@ -171,19 +179,19 @@ ANSWERS: dict[str, tuple[object, tuple[list[object], object]]] = {
     "async function": (async_function, ([], "hola!")),
     "sync function": (sync_function, ([], "hola!")),
     "lambda": (lambda message: f"{message}!", ([], "hola!")),
-    "async generator": (async_pieces, (["hola", STEP, "!"], None)),
-    "sync generator": (sync_pieces, (["hola", STEP, "!"], None)),
-    "sync iterator": (sync_iterator, (["hola", STEP, "!"], None)),
-    "async iterable": (Iterable, ([], None)),  # a class: replaced below
+    "async generator": (async_pieces, (["hola", STEP, "!"], PIECES)),
+    "sync generator": (sync_pieces, (["hola", STEP, "!"], PIECES)),
+    "sync iterator": (sync_iterator, (["hola", STEP, "!"], PIECES)),
+    "async iterable": (Iterable, ([], PIECES)),  # a class: replaced below
     "async generator with a reply": (async_pieces_and_reply, (["hola"], REPLY)),
     "sync generator with a reply": (sync_pieces_and_reply, (["hola"], REPLY)),
     "sync function that returns a coroutine": (returns_a_coroutine, ([], "hola!")),
-    "sync function that returns pieces": (returns_pieces, (["hola", STEP, "!"], None)),
-    "async function that returns pieces": (resolves_to_pieces, (["hola", STEP, "!"], None)),
+    "sync function that returns pieces": (returns_pieces, (["hola", STEP, "!"], PIECES)),
+    "async function that returns pieces": (resolves_to_pieces, (["hola", STEP, "!"], PIECES)),
     "async chat": (AsyncChat(), ([], "hola!")),
     "sync chat": (SyncChat(), ([], "hola!")),
     "chat that replies": (ReplyingChat(), ([], REPLY)),
-    "chat that yields": (YieldingChat(), (["hola", STEP, "!"], None)),
+    "chat that yields": (YieldingChat(), (["hola", STEP, "!"], PIECES)),
     "static chat": (StaticChat(), ([], "hola!")),
     "bound method": (AsyncChat().chat, ([], "hola!")),
     "async callable object": (Called(), ([], "hola!")),
@@ -192,11 +200,14 @@ ANSWERS: dict[str, tuple[object, tuple[list[object], object]]] = {
     "partial of an async function": (functools.partial(async_function), ([], "hola!")),
     "partial of a sync function": (functools.partial(sync_function), ([], "hola!")),
     "decorated async function": (decorated(async_function), ([], "hola!")),
-    "decorated generator": (decorated(async_pieces), (["hola", STEP, "!"], None)),
+    "decorated generator": (decorated(async_pieces), (["hola", STEP, "!"], PIECES)),
     "coroutine behind a blocking wrapper": (runs_its_own_loop(exclaim_in_asyncio), ([], "hola!")),
+    "function without a `return`": (nothing_sync, ([], None)),
+    "async function without a `return`": (nothing_async, ([], None)),
+    "generator without a piece": (lambda message: iter(()), ([], PIECES)),
     "built-in function": (str.upper, ([], "HOLA")),
 }
-ANSWERS["async iterable"] = (lambda message: Iterable(message), (["hola", STEP, "!"], None))
+ANSWERS["async iterable"] = (lambda message: Iterable(message), (["hola", STEP, "!"], PIECES))
 
 
 @pytest.mark.parametrize("form", ANSWERS)
@@ -208,7 +219,7 @@ async def test_each_form_of_an_agent_answers(form: str) -> None:
 async def test_echo_answers_with_every_character_it_was_told() -> None:
     for message in ("¿Cómo estás?", "  two  spaces ", "\n\t", "one"):
         pieces, answer = await call(echo, message)
-        assert ("".join(map(str, pieces)), answer) == (message, None)
+        assert ("".join(map(str, pieces)), answer) == (message, PIECES)
 
 
 # ── the run's context ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,9 +297,9 @@ def asks_by_position(message: str, user_id: str, /) -> str:
 @pytest.mark.parametrize(
     ("agent", "text"),
     [
-        (None, "a NoneType is no agent: it has no `chat` method and cannot be called"),
-        (42, "a int is no agent"),
-        ("echo", "a str is no agent"),
+        (None, "an object of type NoneType is no agent: it has no `chat` method and cannot be called"),
+        (42, "an object of type int is no agent"),
+        ("echo", "an object of type str is no agent"),
         (AsyncChat, "AsyncChat is a class; give an instance of it"),
         (takes_nothing, "takes_nothing takes no message"),
         (takes_keywords_only, "takes_keywords_only takes no message"),

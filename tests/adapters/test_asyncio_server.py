@@ -6,13 +6,15 @@ import asyncio
 import gc
 import json
 import os
+import re
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from qaws import ConfigError, WebSocketAuth, WebSocketConfig, WebSocketManager, WebSocketServer
+from qaws_proto.inputs import WriteProgressed
 
-from .peers import KEY, open_config
+from .peers import KEY, Recorded, open_config
 
 pytestmark = pytest.mark.anyio
 
@@ -140,21 +143,32 @@ async def test_a_conversation_without_authentication() -> None:
         assert (answer["content"], answer["user_id"], answer["session_id"]) == ("¿Cómo estás?", "user123", "session456")
 
 
-async def test_a_conversation_by_message_token() -> None:
+async def test_a_conversation_by_message_token(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with serving(**guarded()) as server, connect(server.url) as client:
         assert (await hear(client, type="system_event"))["event_name"] == "auth_required"
         token = WebSocketAuth(server.config).generate_token("ana")
         await client.send(json.dumps({"type": "auth", "token": token}))
         assert (await hear(client, event_name="connection_established"))["data"]["user_id"] == "ana"
         assert (await ask(client, "hola"))["content"] == "hola"
+    assert users_noted(caplog) == [("opened", "None"), ("authenticated", "ana")]
 
 
-async def test_a_conversation_by_header_token() -> None:
+def users_noted(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Who the log says opened a connection, and who logged in on it."""
+    notes = [record.getMessage() for record in caplog.records if record.name == "qaws.connection"]
+    found = (re.match(r"(opened|authenticated) .*\buser_id=(\S+)", note) for note in notes)
+    return [(match[1], match[2]) for match in found if match]
+
+
+async def test_a_conversation_by_header_token(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with serving(**guarded()) as server:
         token = WebSocketAuth(server.config).generate_token("ana")
         async with connect(server.url, additional_headers={"Authorization": f"Bearer {token}"}) as client:
             assert (await hear(client, type="system_event"))["event_name"] == "connection_established"
             assert (await ask(client, "hola"))["user_id"] == "ana"
+    assert users_noted(caplog) == [("opened", "ana")]
 
 
 async def test_a_conversation_by_subprotocol_token() -> None:
@@ -239,6 +253,42 @@ async def test_a_client_that_never_reads_is_closed_and_others_are_not_affected()
                     for number in server.manager._transports:
                         assert gateway.buffered_bytes(number) < 2 * 1024 * 1024
                 assert (await ask(other, "hola"))["content"] == "hola"
+
+
+@pytest.mark.row("C1")
+async def test_a_client_that_reads_slowly_but_steadily_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qaws.asyncio_server.PROGRESS", 0.02)
+    size, timeout = 3_000_000, 0.4
+
+    async def agent(message: str) -> str:
+        return "x" * size
+
+    manager = Recorded(open_config(limits={"write_timeout": timeout, "out_top": 2 * size}), agent=agent)
+    async with asyncio.timeout(15), WebSocketServer(manager) as server:
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)  # inherited by what it accepts
+        ours = socket.socket()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        ours.connect(("127.0.0.1", server.port))
+        reader, writer = await asyncio.open_connection(sock=ours, limit=8 * 1024)
+        client, loop = Raw(reader, writer), asyncio.get_running_loop()
+        client.say(UPGRADE + masked(0x81, b'{"type":"chat_message","content":"?"}'))
+        read, begun, turn = 0, loop.time(), 0.0
+        while turn < begun + 3 * timeout:  # no more than 16 KiB in 10 milliseconds
+            read += len(await reader.read(16 * 1024))
+            turn = loop.time() + 0.01
+            await until(partial(_is_past, turn))
+        assert read < size  # it was slow indeed
+        assert server.manager.gateway.connections == 1
+        assert any(isinstance(one, WriteProgressed) for one in manager.inputs)
+        while read < size:  # and what is left is there too
+            data = await reader.read(size)
+            assert data
+            read += len(data)
+        writer.close()
+
+
+def _is_past(moment: float) -> bool:
+    return asyncio.get_running_loop().time() >= moment
 
 
 @pytest.mark.row("F12")
@@ -424,6 +474,25 @@ async def test_a_second_stop_ends_everything_now() -> None:
         await stopping
 
 
+@pytest.mark.row("D1")
+@pytest.mark.row("G5")
+async def test_stopping_now_does_not_wait_for_an_agent_that_blocks() -> None:
+    release = threading.Event()
+
+    def agent(message: str) -> Iterator[str]:
+        yield "first "
+        assert release.wait(20)
+
+    async with serving(agent, agent={"cancel_grace": 60}) as server, connect(server.url) as client:
+        try:
+            await client.send('{"type":"chat_message","content":"?","stream":true}')
+            await hear(client, type="agent_chunk")
+            await server.stop_now()
+            assert server.manager.gateway.runs == 1
+        finally:
+            release.set()
+
+
 async def test_a_stop_that_is_cancelled_stops_now() -> None:
     gate = Gate()
     async with serving(gate) as server, connect(server.url) as client:
@@ -526,6 +595,16 @@ async def test_a_manager_brings_its_own_configuration() -> None:
         assert (await ask(client, "hola"))["content"] == "hola"
 
 
+async def test_a_server_that_was_stopped_is_not_started_again() -> None:
+    server = WebSocketServer(echo, open_config())
+    async with asyncio.timeout(5):
+        async with server:
+            pass
+        with pytest.raises(RuntimeError, match="given to a server before; a server is started once"):
+            await server.start()
+    assert all(listener.fileno() == -1 for listener in server.sockets)
+
+
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -599,6 +678,27 @@ async def test_files_that_make_no_tls_are_a_config_error(wrong: str, certificate
     config = open_config(security={"ssl": {**certificate.section, "key_file": key_file}})
     with pytest.raises(ConfigError, match=r"security\.ssl"):
         await WebSocketServer(echo, config).start()
+
+
+@pytest.mark.parametrize("missing", ["cert_file", "key_file"])
+async def test_the_error_names_the_file_that_is_missing(missing: str, certificate: Certificate, tmp_path: Path) -> None:
+    config = open_config(security={"ssl": {**certificate.section, missing: str(tmp_path / "missing.pem")}})
+    with pytest.raises(ConfigError) as refused:
+        await WebSocketServer(echo, config).start()
+    assert str(refused.value) == f"security.ssl: No such file or directory: {tmp_path / 'missing.pem'}"
+
+
+async def test_a_key_that_asks_for_a_passphrase_is_a_config_error(certificate: Certificate) -> None:
+    key = serialization.load_pem_private_key(certificate.key_file.read_bytes(), None)
+    certificate.key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"passphrase"),
+        )
+    )
+    with pytest.raises(ConfigError, match="the private key is encrypted; give one without a passphrase"):
+        await WebSocketServer(echo, open_config(security={"ssl": certificate.section})).start()
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_answer_is_no_trouble() -> None:

@@ -210,7 +210,7 @@ Reply: Any = AgentReply  # of what an agent without types gives it
 @pytest.mark.row("G4")
 @pytest.mark.parametrize(
     "given",
-    [None, 42, b"bytes", ["list"], Reply(42), Reply("x", None), Reply("x", "abc"), Reply("x", [1]),
+    [None, 42, b"bytes", ["list"], Reply(None), Reply(42), Reply("x", None), Reply("x", "abc"), Reply("x", [1]),
      Reply("x", (), [None]), object(), AgentStep],
     ids=lambda given: type(given).__name__,  # the same in every process, unlike what repr says of an object()
 )  # fmt: skip
@@ -221,12 +221,32 @@ async def test_what_is_no_text_is_an_agents_error(given: object, anyio_backend: 
     async with serving(agent, anyio_backend) as manager:
         peer = Peer(manager)
         peer.say("chat_message", content="?")
-        if given is None:  # nothing was said, which is an answer: that of an agent that only yields
-            assert (await peer.hear("agent_response")).content == ""
-        else:
-            assert (await peer.hear("error")).error_code == "AGENT_ERROR"
+        assert (await peer.hear("error")).error_code == "AGENT_ERROR"
         peer.say("chat_message", content="again")
         assert (await peer.hear("agent_response")).content == "again"
+
+
+@pytest.mark.row("G4")
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_generator_may_say_nothing_and_a_blocking_agent_may_not(blocking: bool, anyio_backend: str) -> None:
+    async def pieces(message: str) -> AsyncIterator[str]:
+        for _ in range(0):
+            yield message
+
+    def blocking_pieces(message: str) -> Iterator[str]:
+        yield from ()
+
+    def forgetful(message: str) -> None:
+        return
+
+    async with serving(blocking_pieces if blocking else pieces, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?")
+        answer = await peer.hear("agent_response")
+        assert (answer.content, answer.status) == ("", "completed")
+        manager.set_qa_agent(forgetful)
+        peer.say("chat_message", content="?")
+        assert (await peer.hear("error")).error_code == "AGENT_ERROR"
 
 
 # ── cancelling, holding back, taking turns ───────────────────────────────────────────────────────────────────────────
@@ -439,7 +459,7 @@ def test_a_manager_without_an_agent_is_not_served() -> None:
         manager.attach(NoHost())
     manager.set_qa_agent(echo)
     manager.attach(NoHost())
-    with pytest.raises(RuntimeError, match="driven by another server"):
+    with pytest.raises(RuntimeError, match="given to a server before; a server is started once"):
         manager.attach(NoHost())
 
 

@@ -31,8 +31,8 @@ def test_it_ends_at_exp_or_behind_the_leeway_that_let_it_in(expires_at: float, u
     held = credential(expires_at, unix)
     assert not held.expired(Now(0.0, end - 0.001))
     assert held.expired(Now(0.0, end))
-    assert held.expires_in(Now(0.0, end - 1.5)) == 1
-    assert held.expires_in(Now(0.0, end + 5)) == 0
+    lefts = [(1.75, 2), (1.5, 2), (1.25, 1), (0.75, 1), (0.25, 0), (0.0, 0), (-5.0, 0)]
+    assert [held.expires_in(Now(0.0, end - left)) for left, _ in lefts] == [said for _, said in lefts]
 
 
 @pytest.mark.row("A4")

@@ -176,6 +176,23 @@ def test_two_origins_are_none() -> None:
     assert _gate()[0].admit_upgrade(applicant) == Refusal(Fault.ORIGIN_REFUSED)
 
 
+@pytest.mark.row("H10")
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:8765", "[::1]:8765", "gateway.example:8765"])
+def test_an_origin_that_is_the_host_has_to_be_listed_too(host: str) -> None:
+    server: dict[str, Any] = {"allowed_hosts": []}
+    applicant = _applicant(("origin", f"http://{host}"), host=host)
+    assert _gate(_config(server=server))[0].admit_upgrade(applicant) == Refusal(Fault.ORIGIN_REFUSED)
+    listed = _config(server=server, security={**SECURITY, "cors": {"origins": [f"http://{host}"]}})
+    assert _gate(listed)[0].admit_upgrade(applicant) is None
+
+
+@pytest.mark.row("H10")
+def test_without_cors_programs_connect_and_pages_do_not() -> None:
+    gate, _ = _gate(_config_with(cors={"enabled": False, "origins": ["http://app.example", "*"]}))
+    assert gate.admit_upgrade(_applicant(BEARER)) is None
+    assert gate.admit_upgrade(_applicant(BEARER, ("origin", "http://app.example"))) == Refusal(Fault.ORIGIN_REFUSED)
+
+
 QUERIES = [
     (f"/?token={TOKEN}", True),
     (f"/?a=b&access_token={TOKEN}", True),
@@ -216,13 +233,40 @@ TOKENS: list[tuple[list[tuple[str, str]], str | None]] = [
     ([("sec-websocket-protocol", "qaws.v1"), ("sec-websocket-protocol", "qaws.bearer.abc")], "abc"),
     ([("sec-websocket-protocol", "qaws.v1, qaws.bearer.")], ""),
     ([("sec-websocket-protocol", "qaws.v1")], None),
-    ([("authorization", "Bearer abc"), ("sec-websocket-protocol", "qaws.bearer.def")], "abc"),
+    # The same one twice is one; two different ones are none.
+    ([("authorization", "Bearer abc"), ("sec-websocket-protocol", "qaws.bearer.abc")], "abc"),
+    ([("authorization", "Bearer abc"), ("authorization", "bearer  abc")], "abc"),
+    ([("authorization", "Basic abc"), ("authorization", "Bearer def")], "def"),
+    ([("authorization", "Bearer abc"), ("sec-websocket-protocol", "qaws.bearer.def")], ""),
+    ([("authorization", "Bearer abc"), ("authorization", "Bearer def")], ""),
+    ([("authorization", "Bearer abc"), ("authorization", "Bearer")], ""),
+    ([("sec-websocket-protocol", "qaws.bearer.abc, qaws.bearer.def")], ""),
 ]
 
 
 @pytest.mark.parametrize(("headers", "token"), TOKENS)
 def test_a_token_comes_as_a_header_or_as_a_subprotocol(headers: list[tuple[str, str]], token: str | None) -> None:
     assert request_token(_applicant(*headers).request) == token
+
+
+@pytest.mark.row("A9")
+@pytest.mark.parametrize(
+    ("others", "target"),
+    [
+        ([("authorization", "Bearer abc")], "/"),
+        ([("sec-websocket-protocol", "qaws.v1, qaws.bearer.abc")], "/"),
+        ([], "/?token=abc"),
+    ],
+)
+def test_a_right_token_beside_another_is_refused(others: list[tuple[str, str]], target: str) -> None:
+    gate, _ = _gate(_config_with(authentication={"jwt_secret": SECRET, "allow_query_token": True}))
+    for headers in ([BEARER, *others], [*others, BEARER]):
+        applicant = _applicant(*headers, target=target)
+        assert gate.admit_upgrade(applicant) == Refusal(Fault.BAD_TOKEN)
+        assert applicant.principal is None
+    same = _applicant(BEARER, ("sec-websocket-protocol", f"qaws.bearer.{TOKEN}"), target=f"/?token={TOKEN}")
+    assert gate.admit_upgrade(same) is None
+    assert same.principal is not None
 
 
 @pytest.mark.row("A9")
@@ -377,6 +421,19 @@ def test_an_own_check_that_raises_lets_nothing_pass() -> None:
     assert gate.admit_upgrade(_applicant()) == refusal
     assert gate.admit_event(_passage(_chat())) == refusal
     assert details_of(refusal) is None
+
+
+@pytest.mark.clause("C1")
+@pytest.mark.parametrize("text", [ValueError("no"), 5, b"no", "no \ud800"])
+def test_an_own_check_whose_text_cannot_be_said_lets_nothing_pass(text: Any) -> None:
+    def refuse(gate: Gate, asked: object) -> Refusal | None:
+        return Refusal(Fault.INTERNAL, text=text)
+
+    gate = Gate(CONFIG, upgrade_checks=[refuse], event_checks=[refuse])
+    for refused in (gate.admit_upgrade(_applicant()), gate.admit_event(_passage(_chat()))):
+        assert refused is not None
+        assert (refused.fault, refused.text) == (Fault.INTERNAL, None)
+        assert isinstance(refused.cause, AttributeError | UnicodeEncodeError)
 
 
 def test_own_checks_that_pass_let_pass() -> None:

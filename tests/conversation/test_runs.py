@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qaws_proto.effects import CancelRun, StartRun
-from qaws_proto.inputs import RunChunk, RunStarted
+from qaws_proto.inputs import Input, RunChunk, RunFailed, RunFinished, RunStarted
 from tests.helpers.node import Client, NodeUnderTest, configure
 
 
@@ -504,3 +504,31 @@ def test_the_end_of_a_run_is_noted_with_its_durations(metrics: bool) -> None:
     durations = {"seconds": 1.5, "queued_seconds": 2.0, "characters": 2, "first_chunk_seconds": 1.0}
     assert dict(note.fields) == fields | (durations if metrics else {})
     assert (note.topic, note.level, note.cause) == ("run", "INFO", None)
+
+
+@pytest.mark.row("C1")
+def test_pieces_that_come_at_once_are_sent_before_they_are_too_many_and_hold_the_agent_back() -> None:
+    node = NodeUnderTest(configure(agent={"chunk_size": 100}, limits={"out_high": 1024, "out_top": 1 << 20}))
+    client, run_id = asked(node, stream=True)
+    client.block()
+    for _ in range(40):
+        node.chunk(run_id, "x" * 30)
+    assert node.paused == {run_id}
+    client.unblock()
+    assert node.paused == set()
+    chunks = [event["content"] for event in client.heard if event["type"] == "agent_chunk"]
+    assert {len(chunk) for chunk in chunks} == {30, 120}
+
+
+@pytest.mark.clause("C1")
+@pytest.mark.parametrize("report", [RunFinished, RunFailed])
+def test_the_end_of_a_run_that_was_not_started_is_a_mistake(report: Callable[[str], Input]) -> None:
+    node = NodeUnderTest()
+    client, first = asked(node)
+    client.chat("second", id="m2")
+    queued = client.expect_system("message_accepted")["run_id"]
+    with pytest.raises(ValueError, match="has not been started"):
+        node.gateway.step(report(queued), node.now)
+    node.finish(first, "one")
+    node.finish(queued, "two")
+    assert [event["content"] for event in client.heard if event["type"] == "agent_response"] == ["one", "two"]

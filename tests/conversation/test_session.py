@@ -10,6 +10,7 @@ from qaws_proto.clock import Now, Reason, Timers
 from qaws_proto.config import LimitsConfig, SessionsConfig
 from qaws_proto.conversation.session import Session, Sessions
 from qaws_proto.faults import Fault
+from qaws_proto.inputs import DrainRequested
 from tests.helpers.node import MONO, UNIX, Client, NodeUnderTest, configure
 
 NOW = Now(MONO, UNIX)
@@ -258,3 +259,51 @@ def test_a_session_lives_for_its_time_behind_its_last_reader() -> None:
     assert (len(timers), len(table), table.find("ana", "s")) == (0, 0, None)
     table.attach(opened(table, "ana", "t"), Silent(4))
     assert table.open("ana", "u", "e", bounded=True) is Fault.OVERLOADED
+
+
+@pytest.mark.row("C1")
+def test_an_answer_larger_than_all_bounds_waits_for_a_blocked_reader() -> None:
+    node = NodeUnderTest(configure(limits={"out_high": 1024, "out_top": 4096}, sessions={"max_bytes": 2048}))
+    client = node.connect()
+    client.chat()
+    client.block()
+    node.chunk(node.only_run, "x" * 50_000)
+    node.finish(node.only_run)
+    client.expect_silence()
+    client.unblock()
+    client.expect_event("agent_response", content="x" * 50_000)
+
+
+@pytest.mark.row("C1")
+def test_the_next_message_waits_until_a_reader_has_caught_up() -> None:
+    node = NodeUnderTest(configure(limits={"out_high": 1024, "out_top": 1 << 20}))
+    client = node.connect()
+    client.chat("first")
+    client.chat("second", id="m2")
+    client.expect_system("message_accepted")
+    client.block()
+    node.finish(node.only_run, "x" * 2000)
+    assert node.runs == {}
+    client.chat("third", id="m3")
+    assert node.runs == {}
+    client.unblock()
+    assert node.started[node.only_run].content == "second"
+    heard = [event.get("event_name", event["type"]) for event in client.heard[-3:]]
+    assert heard == ["agent_response", "message_accepted", "run_started"]
+    assert client.heard[-2]["data"]["position"] == 2
+
+
+@pytest.mark.row("D1")
+def test_a_drain_waits_until_an_answer_has_gone_out() -> None:
+    node = NodeUnderTest()
+    client = node.connect()
+    client.chat()
+    node.step(DrainRequested())
+    client.block()
+    node.finish(node.only_run, "the answer")
+    node.advance(5)
+    client.unblock()
+    node.advance(0.1)
+    client.expect_system("server_draining")
+    client.expect_event("agent_response", content="the answer")
+    client.expect_close(1012)

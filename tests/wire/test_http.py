@@ -306,7 +306,7 @@ UPGRADES: dict[str, tuple[bytes, Fault | None]] = {
     "a Host with raised digits": (head(headers={"Host": "a:\xb2"}), BAD),
     "a Host that is not ASCII": (head(headers={"Host": "\xf1"}), BAD),
     "a Host with an open bracket": (head(headers={"Host": "[::1"}), BAD),
-    "no Upgrade": (head(headers={"Upgrade": None}), Fault.NOT_WEBSOCKET),
+    "no Upgrade": (head(headers={"Upgrade": None}), Fault.NO_UPGRADE),
     "an empty Upgrade": (head(headers={"Upgrade": ""}), UPGRADE_BAD),
     "another Upgrade": (head(headers={"Upgrade": "h2c"}), UPGRADE_BAD),
     "two Upgrades": (head(headers={"Upgrade": ["websocket", "websocket"]}), UPGRADE_BAD),
@@ -348,6 +348,24 @@ UPGRADES: dict[str, tuple[bytes, Fault | None]] = {
 def test_an_upgrade_is_what_the_rfc_says(data: bytes, fault: Fault | None) -> None:
     verdict = judge(data)
     assert (verdict if isinstance(verdict, Fault) else None) is fault
+
+
+@pytest.mark.row("H5")
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Upgrade": None}, 400),
+        ({"Upgrade": None, "Connection": None}, 400),
+        ({"Upgrade": None, "Sec-WebSocket-Version": "8"}, 400),
+        ({"Upgrade": "h2c"}, 400),
+        ({"Sec-WebSocket-Version": None}, 400),
+        ({"Sec-WebSocket-Version": "8"}, 426),
+    ],
+)
+def test_only_a_wrong_version_has_to_be_upgraded(headers: Lines, status: int) -> None:
+    verdict = judge(head(headers=headers))
+    assert isinstance(verdict, Fault)
+    assert verdict.value.status == status
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class AgentError(TypeError):
     """This object cannot be called as an agent; the text says why."""
 
 
+PIECES = object()  # what `Agent.run` gives where the pieces were the answer
 Emit = Callable[[object], Coroutine[Any, Any, None]]
 _CONTEXT = ("run_id", "session_id", "user_id", "stream", "metadata")
 
@@ -69,7 +70,7 @@ class Agent:
         self._blocking = not (inspect.iscoroutinefunction(self._call) or inspect.isasyncgenfunction(self._call))
 
     async def run(self, message: str, context: RunContext, emit: Emit, started: Callable[[], None]) -> object:
-        """Call the agent. Pieces and steps go to `emit`, as they come; what it returns is returned.
+        """Call the agent. Pieces and steps go to `emit`, as they come; what it returns is returned, or PIECES.
 
         `started` is called where the call had to wait for a thread. A blocking agent keeps its thread until it
         returns, cancelled or not: Python cannot stop a thread.
@@ -108,34 +109,34 @@ class Agent:
         return {name: context if name == "context" else getattr(context, name) for name in self._wants}
 
 
-async def _exhaust(pieces: AsyncIterable[object], emit: Emit) -> AgentReply | None:
+async def _exhaust(pieces: AsyncIterable[object], emit: Emit) -> object:
     """Pass pieces on; an AgentReply among them is the answer. What is left of a generator is closed."""
-    reply: AgentReply | None = None
+    answer: object = PIECES
     try:
         async for piece in pieces:
             if isinstance(piece, AgentReply):
-                reply = piece
+                answer = piece
             else:
                 await emit(piece)
     finally:
         if isinstance(pieces, AsyncGenerator):
             await pieces.aclose()
-    return reply
+    return answer
 
 
-def _exhaust_blocking(pieces: Iterator[object], emit: Emit) -> AgentReply | None:
+def _exhaust_blocking(pieces: Iterator[object], emit: Emit) -> object:
     """The same in a thread; a cancelled run ends at its next piece."""
-    reply: AgentReply | None = None
+    answer: object = PIECES
     try:
         for piece in pieces:
             if isinstance(piece, AgentReply):
-                reply = piece
+                answer = piece
             else:
                 anyio.from_thread.run(emit, piece)
     finally:
         if isinstance(pieces, Generator):
             pieces.close()
-    return reply
+    return answer
 
 
 def _callable_of(agent: object) -> Callable[..., Any]:
@@ -144,7 +145,9 @@ def _callable_of(agent: object) -> Callable[..., Any]:
     chat = getattr(agent, "chat", None)
     call = chat if callable(chat) else agent
     if not callable(call):
-        raise AgentError(f"a {type(agent).__name__} is no agent: it has no `chat` method and cannot be called")
+        raise AgentError(
+            f"an object of type {type(agent).__name__} is no agent: it has no `chat` method and cannot be called"
+        )
     if not inspect.isroutine(call) and not isinstance(call, functools.partial):  # an object with __call__: look at that
         call = call.__call__
     return call
