@@ -246,6 +246,8 @@ class LimitsConfig(Section):
     bad_messages_per_minute: Count = Field(
         default=10, description="unreadable messages before the connection is closed (M1)"
     )
+    refusal_interval: Seconds = Field(default=10, description="seconds between log lines on one refused address (H3)")
+    refusal_addresses: Count = Field(default=10_000, description="addresses remembered for that; more are not logged")
     json_depth: Count = Field(default=32, description="nesting of an event (M4)")
 
 

@@ -79,7 +79,11 @@ class Node:
     outbox: Outbox
     ids: Callable[[], str]
     ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
-    noted: Seldom = field(default_factory=Seldom)  # the addresses whose refusals are in the log (H3)
+    noted: Seldom = field(init=False)  # the addresses whose refusals are in the log (H3)
+
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        self.noted = Seldom(limits.refusal_interval, limits.refusal_addresses)
 
 
 class Connection:

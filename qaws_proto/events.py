@@ -2,7 +2,8 @@
 
 A client event is one Pydantic model with a literal `type`; `ClientEvents` holds the ones a node understands and parses
 text into them. Everything here is strict: unknown fields, wrong types, doubled keys and numbers that other JSON
-parsers read differently are refused (GUARANTEES M1 to M4).
+parsers read differently are refused (GUARANTEES M1 to M4). The file is long since it is one vocabulary: both
+directions, and the one reader that judges it.
 """
 
 from __future__ import annotations

@@ -939,6 +939,23 @@ def test_notes_name_who_it_was() -> None:
 
 
 @pytest.mark.row("H3")
+@pytest.mark.parametrize(
+    ("limits", "loud"),
+    [
+        ({}, [True, False, True, False]),
+        ({"refusal_interval": 4}, [True, True, True, True]),
+        ({"refusal_addresses": 1}, [True, False, False, True]),
+    ],
+)
+def test_how_often_a_refusal_is_logged_is_configured(limits: dict[str, Any], loud: list[bool]) -> None:
+    node = NodeUnderTest(configure(limits=limits))
+    for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"):
+        node.upgrade(path="/nowhere", peer=peer).expect_http(404)
+        node.advance(4.0)
+    assert [note.level == "WARNING" for note in node.notes if note.name == "refused"] == loud
+
+
+@pytest.mark.row("H3")
 def test_an_address_that_is_refused_again_and_again_fills_no_log() -> None:
     node = NodeUnderTest()
     for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):

@@ -103,7 +103,7 @@ class Seldom:
 
     __slots__ = ("_interval", "_last", "_max_keys")
 
-    def __init__(self, interval: float = 10.0, max_keys: int = 10_000) -> None:
+    def __init__(self, interval: float, max_keys: int) -> None:
         self._interval = interval
         self._max_keys = max_keys
         self._last: dict[str, float] = {}  # the longest ago first

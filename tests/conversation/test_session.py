@@ -307,3 +307,16 @@ def test_a_drain_waits_until_an_answer_has_gone_out() -> None:
     client.expect_system("server_draining")
     client.expect_event("agent_response", content="the answer")
     client.expect_close(1012)
+
+
+@pytest.mark.row("C1")
+def test_a_message_to_an_idle_session_waits_as_well_until_a_reader_has_caught_up() -> None:
+    node = NodeUnderTest(configure(limits={"out_high": 1024, "out_top": 1 << 20}))
+    client = node.connect()
+    client.chat("first")
+    client.block()
+    node.finish(node.only_run, "x" * 2000)
+    client.chat("second")
+    assert node.runs == {}
+    client.unblock()
+    assert node.started[node.only_run].content == "second"
