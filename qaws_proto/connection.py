@@ -38,7 +38,7 @@ from .faults import Fault
 from .handshake import Answer, judge, turned_away
 from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated
 from .wire.http import Request
-from .wire.link import ByteLink
+from .wire.link import ByteLink, MessageLink
 from .wire.outflow import Outflow
 
 PROTOCOL_NAME = SUBPROTOCOL
@@ -95,7 +95,7 @@ class Connection:
         "address_key", "epoch", "number", "phase", "session_id", "sessions",
     )  # fmt: skip
 
-    def __init__(self, number: int, peer: Address | None, node: Node, now: Now) -> None:
+    def __init__(self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now) -> None:
         self.number = number
         self.phase = Phase.HANDSHAKING
         self.address_key = key_of(peer)  # what it is counted under
@@ -104,7 +104,7 @@ class Connection:
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
         self._node = node
         self._peer = peer
-        self._link = ByteLink(node.config.limits)
+        self._link = link
         self._out = Outflow(number, node.outbox)
         self._credential: Credential | None = None
         self._opened_at = self._heard_at = now.mono
@@ -122,15 +122,15 @@ class Connection:
 
     # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, data: bytes, now: Now) -> Iterator[ClientEvent]:
-        """Bytes came. Yields each event that passes the gate, before anything behind it is looked at."""
+    def receive(self, data: bytes | str, now: Now) -> Iterator[ClientEvent]:
+        """Bytes came, or a message. Yields each event that passes the gate, before anything behind it is looked at."""
         self._heard_at = now.mono
         if self.phase is Phase.CLOSING:
             self._discarded += len(data)
             if self._discarded > self._node.config.limits.discard:
                 self.drop(now)
                 return
-        self._link.receive(data)
+        self._link.receive(data)  # type: ignore[arg-type]  # the gateway has seen that it is what this link takes
         yield from self.turn(now)
 
     def turn(self, now: Now) -> Iterator[ClientEvent]:
@@ -156,6 +156,12 @@ class Connection:
             else:
                 self._control(event, now)
         self._after_turn(now)
+
+    def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
+        """The peer of a host that frames by itself has closed."""
+        assert isinstance(self._link, MessageLink)
+        self._link.disconnect(code)
+        yield from self.turn(now)
 
     def eof(self, now: Now) -> None:
         """The peer sends no more: a socket without a reader of Close frames is of no use."""
@@ -183,6 +189,11 @@ class Connection:
             self._regulate()
 
     # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def framed(self) -> bool:
+        """Whether it takes messages of a host that frames by itself, and not bytes."""
+        return self._link.framed
 
     @property
     def principal(self) -> Principal | None:
@@ -213,7 +224,7 @@ class Connection:
 
     def say(self, message: Encoded) -> None:
         """Send a session's message; only while `ready`."""
-        self._node.outbox.send(self.number, message.frame)
+        self._node.outbox.send(self.number, self._link.text(message))
 
     def reply(self, event: ServerEvent, now: Now) -> None:
         """Send an event of the connection itself."""
@@ -223,7 +234,8 @@ class Connection:
         """Send a message that is in no session's log; while the peer is blocked it waits, within bounds (C1)."""
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return
-        self._out.send(message.frame)
+        sent = self._link.text(message)
+        self._out.send(sent, len(sent) if isinstance(sent, bytes) else len(message.payload))
         if self._out.queued > self._node.config.limits.out_top:
             self.fall_behind(now)
         elif self._out.blocked:
@@ -260,7 +272,7 @@ class Connection:
             self._out.clear()
         self._unblock()
         node = self._node
-        node.outbox.send(self.number, self._link.close(row.close, row.word))
+        self._send_close(row.close, row.word)
         self._end = (row.close, row.word)
         self._enter(Phase.CLOSING)
         if self._link.readable:
@@ -316,6 +328,7 @@ class Connection:
                 timers.set(Reason.HEARTBEAT, self.number, self._pinged_at + server.timeout)
         elif now.mono >= silent_at:  # the very sum the timer is set to: a difference could round to just before it
             self._pinged_at = now.mono
+            assert isinstance(self._link, ByteLink), "a host that frames by itself pings by itself"
             self._node.outbox.send(self.number, self._link.ping())
             timers.set(Reason.HEARTBEAT, self.number, now.mono + min(server.timeout, server.heartbeat_interval))
         else:
@@ -349,7 +362,7 @@ class Connection:
     def _handshake(self, request: Request, now: Now) -> None:
         node = self._node
         node.timers.clear(Reason.HEAD, self.number)
-        verdict = judge(request, self._peer, node.gate, now)
+        verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade)
         if isinstance(verdict, Answer):
             self._answer(verdict, now)
             return
@@ -358,7 +371,8 @@ class Connection:
         self.address_key = key_of(verdict.address)
         node.gate.census.open.enter(self.address_key)
         self._enter(Phase.AUTHENTICATING)
-        node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
+        if not self._link.framed:
+            node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
         if verdict.principal is not None:
             self._establish(verdict.principal, now)
         self._note("INFO", "opened", path=request.path)
@@ -370,14 +384,15 @@ class Connection:
 
     def _answer(self, answer: Answer, now: Now) -> None:
         """One HTTP answer, and the end of the connection (H9)."""
-        self._node.outbox.send(self.number, self._link.refuse(answer.whole))
-        self._end = (answer.status, answer.word)
+        self._node.outbox.send(self.number, self._link.refuse(answer.response, answer.close, answer.word))
+        status = answer.response.status
+        self._end = (status, answer.word)
         self._enter(Phase.CLOSING)
         self._half_close(now)
         self._note_cause(answer.cause)
-        if answer.status >= 400:
+        if status >= 400:
             loud = self._node.noted.admit(self.address_key, now.mono)
-            self._note("WARNING" if loud else "DEBUG", "refused", status=answer.status, reason=answer.word)
+            self._note("WARNING" if loud else "DEBUG", "refused", status=status, reason=answer.word)
 
     # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -399,6 +414,7 @@ class Connection:
 
     def _pong_to(self, payload: bytes) -> None:
         """Answer a ping at once; while the peer does not read, only the newest (F7)."""
+        assert isinstance(self._link, ByteLink)
         pong = self._link.pong(payload)
         if pong:
             self._out.pong(pong)
@@ -407,7 +423,7 @@ class Connection:
         """Answer the peer's Close with its own code, or take it for the answer to ours."""
         if self.phase is not Phase.CLOSING:
             self._unblock()
-            self._node.outbox.send(self.number, self._link.close(code))
+            self._send_close(code)
             self._end = (code, "peer")
             self._enter(Phase.CLOSING)
         self._half_close(now)
@@ -531,6 +547,12 @@ class Connection:
         return credential
 
     # ── writing and ending ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send_close(self, code: int, reason: str = "") -> None:
+        """A Close, unless one has been heard and answered."""
+        close = self._link.close(code, reason)
+        if close:
+            self._node.outbox.send(self.number, close)
 
     def _unblock(self) -> None:
         """Hand what waits to the transport."""

@@ -15,6 +15,37 @@ class SendBytes(NamedTuple):
     data: bytes
 
 
+class AcceptUpgrade(NamedTuple):
+    """Let the request become a WebSocket, with this subprotocol or none (a host that frames by itself)."""
+
+    connection: int
+    subprotocol: str | None
+
+
+class SendMessage(NamedTuple):
+    """Send a text message (a host that frames by itself)."""
+
+    connection: int
+    text: str
+
+
+class SendClose(NamedTuple):
+    """Close the WebSocket with this code, or refuse it before it is one (a host that frames by itself)."""
+
+    connection: int
+    code: int
+    reason: str
+
+
+class SendResponse(NamedTuple):
+    """Answer the request with HTTP (a host that does HTTP itself)."""
+
+    connection: int
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
 class CloseWrite(NamedTuple):
     """Say that nothing more will be written (half-close), after what was written has gone out."""
 
@@ -86,7 +117,8 @@ class Drained(NamedTuple):
     """A drain or stop is over: no connection is left."""
 
 
-ConnectionEffect = SendBytes | CloseWrite | DropConnection | PauseReading | ResumeReading
+MessageEffect = AcceptUpgrade | SendMessage | SendClose | SendResponse
+ConnectionEffect = SendBytes | MessageEffect | CloseWrite | DropConnection | PauseReading | ResumeReading
 RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
 Effect = ConnectionEffect | RunEffect | Note | Drained
 
@@ -103,8 +135,11 @@ class Outbox:
         self._effects: list[Effect] = []
         self._bytes: dict[int, bytes | list[bytes]] = {}
 
-    def send(self, connection: int, data: bytes) -> None:
-        """Write `data`, joined with what this turn has for the connection already."""
+    def send(self, connection: int, data: bytes | MessageEffect) -> None:
+        """Write bytes, joined with what this turn has for the connection already; or say a message, one by one."""
+        if not isinstance(data, bytes):
+            self._effects.append(data)
+            return
         held = self._bytes.get(connection)
         if held is None:
             self._bytes[connection] = data

@@ -29,6 +29,8 @@ class Retry(Enum):
 class Row:
     """One fault on the wire: before the upgrade a `status`; after it an `error` event `code`, a `close` code, or both.
 
+    Where a host that does HTTP itself cannot answer an upgrade with a status (ASGI), it is told the `close` code.
+
     `word` is the reason of a close frame and the body of a response: short, fixed, never input.
     `text` is the `error_message` for people.
     """
@@ -50,21 +52,23 @@ class Fault(Enum):
     """FAULTS: every row by its name. `Fault.X.value` is the row."""
 
     # Before the upgrade (PROTOCOL, "Before the upgrade"; GUARANTEES H1 to H14)
-    BAD_REQUEST = Row(PEER, NO, "bad request", "Malformed request", status=400)
-    BAD_UPGRADE = Row(PEER, NO, "bad upgrade", "Malformed WebSocket upgrade", status=400)
+    BAD_REQUEST = Row(PEER, NO, "bad request", "Malformed request", status=400, close=1002)
+    BAD_UPGRADE = Row(PEER, NO, "bad upgrade", "Malformed WebSocket upgrade", status=400, close=1002)
     NO_UPGRADE = Row(PEER, NO, "websocket only", "This path speaks WebSocket alone", status=400)
-    BODY_REFUSED = Row(PEER, NO, "body refused", "A request body is not accepted here", status=400)
-    QUERY_TOKEN = Row(PEER, NO, "token in query", "A token does not belong in the address", status=400)
-    BAD_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Authentication failed", status=401)
-    ORIGIN_REFUSED = Row(PEER, NO, "origin refused", "This origin is not allowed", status=403)
-    ADDRESS_REFUSED = Row(PEER, NO, "address refused", "This address is not allowed", status=403)
-    NOT_FOUND = Row(PEER, NO, "not found", "Nothing is served at this path", status=404)
+    BODY_REFUSED = Row(PEER, NO, "body refused", "A request body is not accepted here", status=400, close=1002)
+    QUERY_TOKEN = Row(PEER, NO, "token in query", "A token does not belong in the address", status=400, close=1002)
+    BAD_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Authentication failed", status=401, close=4401)
+    ORIGIN_REFUSED = Row(PEER, NO, "origin refused", "This origin is not allowed", status=403, close=4403)
+    ADDRESS_REFUSED = Row(PEER, NO, "address refused", "This address is not allowed", status=403, close=4403)
+    NOT_FOUND = Row(PEER, NO, "not found", "Nothing is served at this path", status=404, close=1002)
     METHOD_REFUSED = Row(PEER, NO, "method not allowed", "This method is not allowed here", status=405)
     HEAD_TIMEOUT = Row(PEER, YES, "request timeout", "The request head did not arrive in time", status=408)
     LINE_TOO_LONG = Row(PEER, NO, "uri too long", "The request line is too long", status=414)
-    WRONG_HOST = Row(PEER, NO, "misdirected", "This host is not served here", status=421)
+    WRONG_HOST = Row(PEER, NO, "misdirected", "This host is not served here", status=421, close=1002)
     NOT_WEBSOCKET = Row(PEER, NO, "upgrade required", "This path speaks WebSocket, version 13", status=426)
-    ADDRESS_FULL = Row(PEER, LATER, "too many connections", "Too many connections from this address", status=429)
+    ADDRESS_FULL = Row(
+        PEER, LATER, "too many connections", "Too many connections of this address", status=429, close=1013
+    )
     HEAD_TOO_BIG = Row(PEER, NO, "head too large", "The request head is too large", status=431)
     AT_CAPACITY = Row(SERVER, LATER, "at capacity", "The server is full", status=503, close=1013)
     DRAINING = Row(NOBODY, LATER, "draining", "The server is about to stop", status=503, close=1012)

@@ -26,11 +26,14 @@ from .extension import EventContext, EventType
 from .faults import Fault
 from .inputs import (
     BytesReceived,
+    CloseReceived,
     ConnectionLost,
     ConnectionOpened,
     DrainRequested,
     EofReceived,
     Input,
+    MessageReceived,
+    RequestReceived,
     RunChunk,
     RunFailed,
     RunFinished,
@@ -43,6 +46,8 @@ from .inputs import (
     WriteProgressed,
 )
 from .wire.frames import Encoded
+from .wire.http import Request
+from .wire.link import ByteLink, MessageLink
 
 
 class Gateway:
@@ -79,7 +84,10 @@ class Gateway:
         self._drained = False
         self._routes: dict[type, Callable[[Any, Now], None]] = {
             BytesReceived: self._bytes_received,
+            MessageReceived: self._message_received,
             ConnectionOpened: self._connection_opened,
+            RequestReceived: self._request_received,
+            CloseReceived: self._close_received,
             ConnectionLost: self._connection_lost,
             EofReceived: self._eof_received,
             WriteBlocked: self._write_blocked,
@@ -146,17 +154,29 @@ class Gateway:
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connection_opened(self, event: ConnectionOpened, now: Now) -> None:
-        if event.connection <= self._newest:
-            raise ValueError(f"connection {event.connection} is not greater than {self._newest}, the newest so far")
-        peer = parse_address(event.peer)
-        self._newest = event.connection
+        self._open(event.connection, event.peer, ByteLink(self._config.limits), now)
+
+    def _request_received(self, event: RequestReceived, now: Now) -> None:
+        request = Request(event.method, event.target, event.headers)
+        link = MessageLink(event.connection, request, self._config.limits, upgrade=event.upgrade, denial=event.denial)
+        connection = self._open(event.connection, event.peer, link, now)
+        if connection is not None:
+            self._handle_all(connection, connection.turn(now), now)
+
+    def _open(self, number: int, address: str | None, link: ByteLink | MessageLink, now: Now) -> Connection | None:
+        """A new connection; None where there are too many even to be told so."""
+        if number <= self._newest:
+            raise ValueError(f"connection {number} is not greater than {self._newest}, the newest so far")
+        peer = parse_address(address)
+        self._newest = number
         refused = self._node.gate.admit_socket(peer)
         if refused is not None and self._node.gate.census.knocking.total >= 2 * self._config.limits.handshakes:
-            self._outbox.add(DropConnection(event.connection))  # there are too many even to be told so
-            return
-        connection = Connection(event.connection, peer, self._node, now)
-        self._connections[event.connection] = connection
+            self._outbox.add(DropConnection(number))
+            return None
+        connection = Connection(number, peer, link, self._node, now)
+        self._connections[number] = connection
         connection.knock(refused, now)
+        return connection
 
     def _find(self, number: int) -> Connection | None:
         """The connection; None where it is closed."""
@@ -167,8 +187,27 @@ class Gateway:
 
     def _bytes_received(self, event: BytesReceived, now: Now) -> None:
         connection = self._find(event.connection)
+        if connection is None:
+            return
+        if connection.framed:
+            raise ValueError(f"connection {event.connection} takes messages, not bytes")
+        self._handle_all(connection, connection.receive(event.data, now), now)
+
+    def _message_received(self, event: MessageReceived, now: Now) -> None:
+        connection = self._find_framed(event.connection)
         if connection is not None:
             self._handle_all(connection, connection.receive(event.data, now), now)
+
+    def _close_received(self, event: CloseReceived, now: Now) -> None:
+        connection = self._find_framed(event.connection)
+        if connection is not None:
+            self._handle_all(connection, connection.disconnect(event.code, now), now)
+
+    def _find_framed(self, number: int) -> Connection | None:
+        connection = self._find(number)
+        if connection is not None and not connection.framed:
+            raise ValueError(f"connection {number} takes bytes, not messages")
+        return connection
 
     def _eof_received(self, event: EofReceived, now: Now) -> None:
         connection = self._find(event.connection)

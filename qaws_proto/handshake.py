@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
@@ -10,18 +11,22 @@ from .admission.gate import SUBPROTOCOL, Applicant, Gate, Refusal
 from .admission.tokens import Principal
 from .clock import Now
 from .faults import Fault
-from .wire.http import Request, check_request, check_upgrade, refusal, response
+from .wire.http import Request, Response, check_request, check_upgrade, refusal, response
 
 ENDPOINTS = ("/healthz", "/readyz")
 METHODS = ("GET", "HEAD", "OPTIONS")
+VIOLATION = 1002  # the close code where the table of faults has none: it would happen again
 
 
 class Answer(NamedTuple):
-    """One HTTP answer, which ends the connection (H9). `cause` is what a user's check raised, for the log alone."""
+    """One HTTP answer, which ends the connection (H9), and the close code that says the same.
 
-    status: int
+    `cause` is what a user's check raised, for the log alone.
+    """
+
+    response: Response
     word: str
-    whole: bytes
+    close: int = VIOLATION
     cause: BaseException | None = None
 
 
@@ -33,12 +38,20 @@ class Admitted(NamedTuple):
     principal: Principal | None
 
 
-def judge(request: Request, peer: Address | None, gate: Gate, now: Now) -> Admitted | Answer:
-    """What becomes of a request: first what any HTTP request must keep, then the path, then what an upgrade must."""
+UpgradeRules = Callable[[Request], Fault | None]
+
+
+def judge(
+    request: Request, peer: Address | None, gate: Gate, now: Now, rules: UpgradeRules = check_upgrade
+) -> Admitted | Answer:
+    """What becomes of a request: first what any HTTP request must keep, then the path, then what an upgrade must.
+
+    `rules` are those of an upgrade; a host that does HTTP itself has seen to most of them.
+    """
     fault = check_request(request)
     if fault is None and request.path != gate.config.server.path:
         return _endpoint(request, gate)
-    fault = fault or check_upgrade(request)
+    fault = fault or rules(request)
     if fault is not None:
         return turned_away(Refusal(fault))
     applicant = Applicant(request, peer, now)
@@ -54,7 +67,8 @@ def turned_away(refused: Refusal, allow: str = "GET") -> Answer:
     row = refused.fault.value
     assert row.status is not None, f"{refused.fault} has no HTTP status"
     retry_after = None if refused.retry_after is None else ceil(refused.retry_after)
-    return Answer(row.status, row.word, refusal(refused.fault, retry_after, allow), refused.cause)
+    answer = refusal(refused.fault, retry_after, allow)
+    return Answer(answer, row.word, row.close or VIOLATION, refused.cause)
 
 
 def _endpoint(request: Request, gate: Gate) -> Answer:
@@ -65,10 +79,11 @@ def _endpoint(request: Request, gate: Gate) -> Answer:
         return turned_away(Refusal(Fault.METHOD_REFUSED), allow=", ".join(METHODS))
     origin = request.value("origin")
     if request.method == "OPTIONS":
-        return Answer(204, "preflight", response(204, headers=gate.origins.preflight(origin)))
+        return Answer(response(204, headers=gate.origins.preflight(origin)), "preflight")
     draining = request.path == "/readyz" and gate.census.draining
     headers = [("Cache-Control", "no-store"), *gate.origins.headers(origin)]
     if draining:
         headers.append(("Retry-After", str(gate.retry_after)))
     status, word = (503, "draining") if draining else (200, "ok")
-    return Answer(status, word, response(status, f'{{"status":"{word}"}}', headers, media_type="application/json"))
+    body = f'{{"status":"{word}"}}'
+    return Answer(response(status, body, headers, media_type="application/json"), word)

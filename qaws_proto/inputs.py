@@ -19,6 +19,40 @@ class BytesReceived(NamedTuple):
     data: bytes
 
 
+class RequestReceived(NamedTuple):
+    """A host that does HTTP and frames itself (ASGI) has a new request; this opens the connection.
+
+    `connection` and `peer` are those of `ConnectionOpened`. `target` is a path and a query, below where the gateway is
+    mounted; names of headers are lower-case. `upgrade` says that it asks for a WebSocket, `denial` that the host can
+    answer such a request with HTTP instead.
+    """
+
+    connection: int
+    peer: str | None
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    upgrade: bool
+    denial: bool = False
+
+    def __repr__(self) -> str:  # the query and the headers may hold a token (C12)
+        return f"RequestReceived(connection={self.connection}, method={self.method!r}, upgrade={self.upgrade})"
+
+
+class MessageReceived(NamedTuple):
+    """A whole message came from the peer of a host that frames by itself: a `str`, or `bytes` of a binary one."""
+
+    connection: int
+    data: str | bytes
+
+
+class CloseReceived(NamedTuple):
+    """The peer of a host that frames by itself has closed, with this code."""
+
+    connection: int
+    code: int
+
+
 class EofReceived(NamedTuple):
     """The peer will send no more."""
 
@@ -99,6 +133,9 @@ class StopRequested(NamedTuple):
     """The node should stop now: runs are cancelled, connections closed with 1001."""
 
 
-ConnectionInput = BytesReceived | EofReceived | WriteBlocked | WriteProgressed | WriteDrained | ConnectionLost
+ConnectionInput = (
+    BytesReceived | MessageReceived | CloseReceived | EofReceived
+    | WriteBlocked | WriteProgressed | WriteDrained | ConnectionLost
+)  # fmt: skip
 RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
-Input = ConnectionOpened | ConnectionInput | TimerFired | RunInput | DrainRequested | StopRequested
+Input = ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | DrainRequested | StopRequested

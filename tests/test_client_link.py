@@ -118,7 +118,7 @@ def test_a_close_before_the_upgrade_is_nothing() -> None:
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault.value.status is not None])
 def test_every_refusal_of_our_server_is_read(fault: Fault) -> None:
-    answer = one(client(), refusal(fault, retry_after=7))
+    answer = one(client(), refusal(fault, retry_after=7).encode())
     assert isinstance(answer, Rejected)
     assert (answer.status, answer.retry_after) == (fault.value.status, 7)
     assert answer.reason

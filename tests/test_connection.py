@@ -15,6 +15,7 @@ from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import WriteProgressed
+from qaws_proto.wire.link import ByteLink
 from tests.helpers.node import (
     BINARY,
     CLOSE,
@@ -45,7 +46,8 @@ def a_connection() -> Connection:
     """A connection by itself, in its first phase."""
     config = configure(authentication=True)
     events = ClientEvents([Auth, ChatMessage, Cancel, Ping], config.limits.json_depth)
-    return Connection(1, None, Node(config, Gate(config), events, Timers(), Outbox(), counter()), NOW)
+    node = Node(config, Gate(config), events, Timers(), Outbox(), counter())
+    return Connection(1, None, ByteLink(config.limits), node, NOW)
 
 
 def says(data: bytes) -> Callable[[Connection], None]:

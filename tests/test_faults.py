@@ -35,6 +35,9 @@ CLOSES = {
     "BAD_MESSAGE_FLOOD": 1008, "SLOW_CONSUMER": 1008, "AUTH_REQUIRED": 4401, "AUTH_FAILED": 4401,
     "AUTH_TIMEOUT": 4408, "TOKEN_EXPIRED": 4401, "RATE_LIMIT_IGNORED": 4429, "INTERNAL": 1011, "GOING_AWAY": 1001,
     "RESTARTING": 1012,
+    # what a host that cannot answer an upgrade with a status is told instead
+    "BAD_REQUEST": 1002, "BAD_UPGRADE": 1002, "BODY_REFUSED": 1002, "QUERY_TOKEN": 1002, "NOT_FOUND": 1002,
+    "WRONG_HOST": 1002, "BAD_TOKEN": 4401, "ORIGIN_REFUSED": 4403, "ADDRESS_REFUSED": 4403, "ADDRESS_FULL": 1013,
 }  # fmt: skip
 
 # PROTOCOL, "Before the upgrade", and 500 for what is our own mistake.
@@ -76,7 +79,7 @@ def test_a_close_code_is_one_of_the_protocols_and_says_whether_to_come_back(faul
 def test_a_status_is_one_of_the_protocols_and_can_be_answered(fault: Fault) -> None:
     status = fault.value.status
     assert status in STATUSES
-    answer = refusal(fault)
+    answer = refusal(fault).encode()
     line = answer.partition(b"\r\n")[0].decode()
     assert line.startswith(f"HTTP/1.1 {status} ")
     phrase = HTTPStatus(status).phrase if status != 413 else "Content Too Large"

@@ -35,8 +35,8 @@ def ask(
     headers = [("host", host), *([] if origin is None else [("origin", origin)])]
     answer = judge(Request(method, target, tuple(headers)), None, gate, Now(0.0, 0.0))
     assert isinstance(answer, Answer)
-    said = assert_one_answer(answer.whole)
-    assert said[0] == answer.status
+    said = assert_one_answer(answer.response.encode())
+    assert said[0] == answer.response.status
     return said
 
 

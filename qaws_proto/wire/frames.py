@@ -257,13 +257,14 @@ def text_frame(payload: bytes) -> bytes:
 
 
 class Encoded:
-    """A message as it goes out: its payload, and its frame, built when the first connection needs it."""
+    """A message as it goes out: its payload; its frame and its text are made when a connection first needs one."""
 
-    __slots__ = ("_frame", "payload")
+    __slots__ = ("_frame", "_text", "payload")
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self._frame: bytes | None = None
+        self._text: str | None = None
 
     @property
     def frame(self) -> bytes:
@@ -271,3 +272,10 @@ class Encoded:
         if self._frame is None:
             self._frame = text_frame(self.payload)
         return self._frame
+
+    @property
+    def text(self) -> str:
+        """The payload as text, for hosts that frame by themselves."""
+        if self._text is None:
+            self._text = self.payload.decode()
+        return self._text

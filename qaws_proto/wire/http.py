@@ -197,6 +197,11 @@ def check_upgrade(request: Request) -> Fault | None:
     keys = request.values("sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
         return Fault.BAD_UPGRADE
+    return check_subprotocols(request)
+
+
+def check_subprotocols(request: Request) -> Fault | None:
+    """Each subprotocol is a token and offered once (RFC 6455 section 4.1)."""
     subprotocols = request.items("sec-websocket-protocol")
     if len(set(subprotocols)) != len(subprotocols) or not all(map(_TOKEN.match, subprotocols)):
         return Fault.BAD_UPGRADE
@@ -234,22 +239,30 @@ _PHRASES = {
 }  # fmt: skip
 
 
-def response(status: int, body: str = "", headers: Iterable[Header] = (), *, media_type: str = "text/plain") -> bytes:
-    """One whole answer that ends the connection (H9). Nothing of the request is repeated in it."""
+class Response(NamedTuple):
+    """One answer to a request, instead of a WebSocket. Nothing of the request is repeated in it (H9)."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes = b""
+
+    def encode(self, *, bodyless: bool = False) -> bytes:
+        """The whole answer as bytes; it ends the connection."""
+        lines = [f"HTTP/1.1 {self.status} {_PHRASES[self.status]}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (b"" if bodyless else self.body)
+
+
+def response(status: int, body: str = "", headers: Iterable[Header] = (), media_type: str = "text/plain") -> Response:
+    """An answer with a text."""
     payload = body.encode("utf-8")
-    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    if status != 204:  # RFC 9110 section 8.6: no Content-Length in it
-        lines += [f"Content-Type: {media_type}; charset=utf-8", f"Content-Length: {len(payload)}"]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + payload
+    if status == 204:  # RFC 9110 section 8.6: no Content-Length in it
+        return Response(status, tuple(headers))
+    about = (("Content-Type", f"{media_type}; charset=utf-8"), ("Content-Length", str(len(payload))))
+    return Response(status, (*headers, *about), payload)
 
 
-def without_body(answer: bytes) -> bytes:
-    """The head of an answer."""
-    return answer[: answer.index(b"\r\n\r\n") + 4]
-
-
-def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") -> bytes:
+def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") -> Response:
     """The answer of a fault: its status, the headers that status asks for, its fixed word as the body."""
     status = fault.value.status
     assert status is not None, f"{fault} has no HTTP status"

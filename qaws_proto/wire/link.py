@@ -1,16 +1,17 @@
-"""The wire of one server connection: HTTP until the 101, frames after it, behind one face.
+"""The wire of one server connection: a request and its answer, then messages, behind one face.
 
-`receive` takes what came, `next_event` gives what it says, one event a call. A link for hosts that do the framing
-themselves (ASGI) has the same face and belongs beside this one.
+`receive` takes what came, `next_event` gives what it says, one event a call; the rest makes what is sent. A `ByteLink`
+speaks HTTP and frames; a `MessageLink` stands behind a host that does both itself (ASGI).
 """
 
 from __future__ import annotations
 
 from ..config import LimitsConfig
+from ..effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 from ..faults import Fault
 from . import http
-from .frames import FrameEvent, Frames, Violated
-from .http import HeadReader, Request
+from .frames import BinaryReceived, CloseReceived, Encoded, FrameEvent, Frames, TextReceived, Violated
+from .http import HeadReader, Request, Response
 
 WireEvent = Request | FrameEvent
 
@@ -19,6 +20,8 @@ class ByteLink:
     """Bytes to requests and messages, and messages to bytes. Knows nothing of what they mean."""
 
     __slots__ = ("_frames", "_head", "_limits", "_verdict")
+
+    framed = False  # by the host
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
@@ -77,6 +80,10 @@ class ByteLink:
         verdict, self._verdict = self._verdict, None
         return verdict
 
+    def check_upgrade(self, request: Request) -> Fault | None:
+        """What the request must keep to become a WebSocket."""
+        return http.check_upgrade(request)
+
     def accept(self, request: Request, subprotocol: str | None) -> bytes:
         """The 101. What came behind the head is read as frames from now on (H7)."""
         assert self._head is not None, "a link answers once"
@@ -86,17 +93,21 @@ class ByteLink:
         self._head = None
         return http.accept_response(request, subprotocol)
 
-    def refuse(self, answer: bytes) -> bytes:
+    def refuse(self, answer: Response, code: int, reason: str) -> bytes:
         """The one answer instead of a 101, without its body for HEAD; all else that the peer sends is ignored (H9)."""
         assert self._head is not None, "a link answers once"
         bodyless = self._head.bodyless
         self._head = None
-        return http.without_body(answer) if bodyless else answer
+        return answer.encode(bodyless=bodyless)
 
     def stop(self) -> None:
         """Read nothing more."""
         if self._frames is not None:
             self._frames.stop()
+
+    def text(self, message: Encoded) -> bytes:
+        """A text message."""
+        return message.frame
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A ping."""
@@ -111,3 +122,90 @@ class ByteLink:
     def close(self, code: int, reason: str = "") -> bytes:
         """A Close, or the answer to the peer's; nothing where ours is out already, or before the 101."""
         return b"" if self._frames is None else self._frames.close(code, reason)
+
+
+class MessageLink:
+    """Requests and messages of a host that does HTTP, frames, pings and their limits itself. Holds no bytes."""
+
+    __slots__ = (
+        "_closed", "_denial", "_event", "_max_message", "_number", "_request", "_stopped", "_upgrade",
+        "frames", "upgraded",
+    )  # fmt: skip
+
+    framed = True
+    began = True
+    unfinished = False
+    waiting = 0
+    held = 0
+    readable = False  # the host hears the answer to our Close
+
+    def __init__(self, number: int, request: Request, limits: LimitsConfig, *, upgrade: bool, denial: bool) -> None:
+        """`upgrade`: the request is for a WebSocket; `denial`: such a one can be answered with HTTP too."""
+        self._number = number
+        self._request = request
+        self._upgrade = upgrade
+        self._denial = denial
+        self._max_message = limits.max_message_size
+        self._event: WireEvent | None = request
+        self._stopped = False  # nothing more is read
+        self._closed = False  # by the peer
+        self.upgraded = False
+        self.frames = 0  # messages: the host does not say how many frames they had
+
+    def receive(self, data: str | bytes) -> None:
+        """Take a message of the peer. What comes behind a Close or a violation is ignored (F9)."""
+        if not self._stopped:
+            self.frames += 1
+            self._event = self._read(data)
+
+    def disconnect(self, code: int) -> None:
+        """The peer has closed; the host has answered."""
+        self._closed = True
+        if not self._stopped:
+            self._event = CloseReceived(code)
+
+    def _read(self, data: str | bytes) -> WireEvent:
+        try:
+            size = len(data.encode()) if isinstance(data, str) else len(data)
+        except UnicodeEncodeError:
+            return Violated(Fault.INVALID_UTF8)  # surrogates, of a host that let them pass
+        if size > self._max_message:
+            return Violated(Fault.MESSAGE_TOO_BIG)
+        return TextReceived(data) if isinstance(data, str) else BinaryReceived(data)
+
+    def next_event(self, until: int | None = None) -> WireEvent | None:
+        """The request, or the message that has just come; then None."""
+        event, self._event = self._event, None
+        return event
+
+    def check_upgrade(self, request: Request) -> Fault | None:
+        """What the request must keep to become a WebSocket; the host has seen to the rest."""
+        if self._upgrade:
+            return http.check_subprotocols(request)
+        return Fault.NO_UPGRADE if request.method == "GET" else Fault.METHOD_REFUSED
+
+    def accept(self, request: Request, subprotocol: str | None) -> MessageEffect:
+        """The handshake."""
+        self.upgraded = True
+        return AcceptUpgrade(self._number, subprotocol)
+
+    def refuse(self, answer: Response, code: int, reason: str) -> MessageEffect:
+        """The one answer instead of a WebSocket; a close code where the host can say no more."""
+        self.stop()
+        if self._upgrade and not self._denial:
+            return SendClose(self._number, code, reason)
+        body = b"" if self._request.method == "HEAD" else answer.body
+        return SendResponse(self._number, answer.status, answer.headers, body)
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self._stopped = True
+        self._event = None
+
+    def text(self, message: Encoded) -> MessageEffect:
+        """A text message."""
+        return SendMessage(self._number, message.text)
+
+    def close(self, code: int, reason: str = "") -> MessageEffect | None:
+        """A Close; None where the peer's was first, which the host has answered."""
+        return None if self._closed else SendClose(self._number, code, reason)

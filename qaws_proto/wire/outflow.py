@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..effects import Outbox
+from ..effects import MessageEffect, Outbox
+
+Sendable = bytes | MessageEffect  # bytes of a frame, or a message for a host that frames by itself
 
 
 class Outflow:
@@ -13,7 +15,7 @@ class Outflow:
     def __init__(self, number: int, outbox: Outbox) -> None:
         self._number = number
         self._outbox = outbox
-        self._queue: list[bytes] = []
+        self._queue: list[Sendable] = []
         self._pong = b""  # the one pong that waits (F7)
         self.blocked = False
         self.queued = 0  # bytes that wait, without the pong
@@ -23,13 +25,13 @@ class Outflow:
         """Bytes that wait, of all kinds."""
         return self.queued + len(self._pong)
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame, or queue it while blocked."""
+    def send(self, message: Sendable, size: int) -> None:
+        """Send a message of so many bytes, or queue it while blocked."""
         if self.blocked:
-            self._queue.append(frame)
-            self.queued += len(frame)
+            self._queue.append(message)
+            self.queued += size
         else:
-            self._outbox.send(self._number, frame)
+            self._outbox.send(self._number, message)
 
     def pong(self, frame: bytes) -> None:
         """Send a pong; while blocked only the newest waits."""
@@ -40,11 +42,12 @@ class Outflow:
 
     def release(self) -> None:
         """The way is free, or has to be: hand to the transport what waits."""
-        waiting = b"".join((*self._queue, self._pong))
+        for message in self._queue:
+            self._outbox.send(self._number, message)
+        if self._pong:
+            self._outbox.send(self._number, self._pong)
         self.clear()
         self.blocked = False
-        if waiting:
-            self._outbox.send(self._number, waiting)
 
     def clear(self) -> None:
         """Forget what waits."""

@@ -26,7 +26,6 @@ from qaws_proto.wire.http import (
     check_upgrade,
     refusal,
     response,
-    without_body,
 )
 from tests.helpers.wire import Cut, byte_by_byte, cuts, splits
 
@@ -478,7 +477,7 @@ REFUSALS = [fault for fault in Fault if fault.value.status is not None]
 @pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
 @pytest.mark.parametrize("retry_after", [None, 5])
 def test_every_refusal_is_one_small_answer(fault: Fault, retry_after: int | None) -> None:
-    status, headers, body = assert_one_answer(refusal(fault, retry_after))
+    status, headers, body = assert_one_answer(refusal(fault, retry_after).encode())
     assert status == fault.value.status
     assert body.decode() == fault.value.word + "\n"
     assert headers.get("retry-after") == (None if retry_after is None else "5")
@@ -487,7 +486,7 @@ def test_every_refusal_is_one_small_answer(fault: Fault, retry_after: int | None
     assert headers.get("sec-websocket-version") == ("13" if status == 426 else None)
     assert headers.get("upgrade") == ("websocket" if status == 426 else None)
     assert headers["connection"] == ("close, Upgrade" if status == 426 else "close"), "RFC 9110 section 7.8"
-    assert assert_one_answer(without_body(refusal(fault)), b"HEAD")[2] == b""
+    assert assert_one_answer(refusal(fault).encode(bodyless=True), b"HEAD")[2] == b""
 
 
 def test_a_fault_without_a_status_has_no_answer() -> None:
@@ -496,7 +495,9 @@ def test_a_fault_without_a_status_has_no_answer() -> None:
 
 
 def test_an_answer_reads_as_it_was_written() -> None:
-    status, headers, body = assert_one_answer(response(200, '"ñ"', [("Vary", "Origin")], media_type="application/json"))
+    status, headers, body = assert_one_answer(
+        response(200, '"ñ"', [("Vary", "Origin")], media_type="application/json").encode()
+    )
     assert (status, body.decode()) == (200, '"ñ"')
     assert headers == {
         "connection": "close",
@@ -504,7 +505,7 @@ def test_an_answer_reads_as_it_was_written() -> None:
         "content-type": "application/json; charset=utf-8",
         "content-length": "4",
     }
-    assert assert_one_answer(response(204))[1] == {"connection": "close"}
+    assert assert_one_answer(response(204).encode())[1] == {"connection": "close"}
 
 
 CANARY = "x-canary-7d1f"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qaws_proto.config import LimitsConfig
 from qaws_proto.faults import Fault
 from qaws_proto.wire.frames import TextReceived, Violated
-from qaws_proto.wire.http import Request, refusal, without_body
+from qaws_proto.wire.http import Request, refusal
 from qaws_proto.wire.link import ByteLink
 from tests.helpers.wire import (
     CLOSE,
@@ -133,7 +133,7 @@ def test_what_comes_behind_a_refused_head_is_ignored(pipelined: bytes) -> None:
         link.receive(stream + pipelined)
         assert isinstance(link.next_event(), event)
         assert link.next_event() is None
-        assert link.refuse(ANSWER) == ANSWER
+        assert link.refuse(ANSWER, 1002, "not found") == ANSWER.encode()
         for read in (HEAD, b"", pipelined):
             link.receive(read)
             assert link.next_event() is None
@@ -158,7 +158,7 @@ def test_what_comes_behind_a_refused_head_is_ignored(pipelined: bytes) -> None:
 def test_head_is_answered_without_a_body(stream: bytes, bodyless: bool) -> None:
     link = ByteLink(LIMITS)
     link.receive(stream)
-    assert link.refuse(ANSWER) == (without_body(ANSWER) if bodyless else ANSWER)
+    assert link.refuse(ANSWER, 1002, "not found") == ANSWER.encode(bodyless=bodyless)
 
 
 def test_a_link_answers_once() -> None:
@@ -170,7 +170,7 @@ def test_a_link_answers_once() -> None:
     with pytest.raises(AssertionError, match="answers once"):
         link.accept(request, None)
     with pytest.raises(AssertionError, match="answers once"):
-        link.refuse(ANSWER)
+        link.refuse(ANSWER, 1002, "not found")
 
 
 @pytest.mark.row("F8")
