@@ -10,7 +10,7 @@ from contextlib import suppress
 from math import ceil
 from types import TracebackType
 
-from qaws_proto import ConfigError, WebSocketConfig
+from qaws_proto import WebSocketConfig
 from qaws_proto.effects import StartRun
 from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteBlocked, WriteDrained, WriteProgressed
 
@@ -29,12 +29,7 @@ class WebSocketServer:
 
         Raises ConfigError where the configuration cannot be used, AgentError where the agent cannot be called.
         """
-        if isinstance(agent, WebSocketManager):
-            if config is not None:
-                raise ConfigError("a WebSocketManager brings its own configuration: give it there, not to the server")
-            self.manager = agent
-        else:
-            self.manager = WebSocketManager(config, agent=agent)
+        self.manager = WebSocketManager.of(agent, config)
         self.config = self.manager.config
         self.sockets: list[socket.socket] = []
         self.port = self.config.server.port  # once started, the one the system chose where the configured one is 0

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +24,7 @@ from qaws_proto.effects import (
     CloseWrite,
     Drained,
     DropConnection,
+    MessageEffect,
     Note,
     PauseReading,
     PauseRun,
@@ -51,13 +52,10 @@ from .telemetry import NoteLogger
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
 
 
-class Transport(Protocol):
+class AnyTransport(Protocol):
     """What a connection is written to. None of it waits, none of it raises."""
 
     number: int  # set by the manager, before anything else is called
-
-    def send(self, data: bytes) -> None:
-        """Write; feed `WriteBlocked` when more is unsent than is good, and `WriteDrained` when it has gone."""
 
     def close_write(self) -> None:
         """Half-close, behind what was written."""
@@ -70,6 +68,20 @@ class Transport(Protocol):
 
     def resume_reading(self) -> None:
         """Read again."""
+
+
+class Transport(AnyTransport, Protocol):
+    """A transport of bytes."""
+
+    def send(self, data: bytes) -> None:
+        """Write; feed `WriteBlocked` when more is unsent than is good, and `WriteDrained` when it has gone."""
+
+
+class MessageTransport(AnyTransport, Protocol):
+    """A transport of a host that does HTTP and frames itself."""
+
+    def say(self, effect: MessageEffect) -> None:
+        """Perform it; feed `WriteBlocked` when more is unsent than is good, and `WriteDrained` when it has gone."""
 
 
 class Host(Protocol):
@@ -133,7 +145,7 @@ class WebSocketManager:
             self.set_qa_agent(agent)
         self._host: Host | None = None
         self._numbers = count(1)
-        self._transports: dict[int, Transport] = {}
+        self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
         self._active: dict[str, _ActiveRun] = {}
         self._inputs: deque[Input] = deque()
         self._performing = False
@@ -141,6 +153,7 @@ class WebSocketManager:
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
             SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
+            **dict.fromkeys(get_args(MessageEffect), self._say),
             CloseWrite: lambda effect: self._transports[effect.connection].close_write(),
             DropConnection: lambda effect: self._transports.pop(effect.connection).drop(),
             PauseReading: lambda effect: self._transports[effect.connection].pause_reading(),
@@ -152,6 +165,15 @@ class WebSocketManager:
             Note: self._log.write,
             Drained: lambda effect: self.drained(),
         }
+
+    @classmethod
+    def of(cls, agent: object, config: WebSocketConfig | None) -> WebSocketManager:
+        """The manager of a server: `agent` is an agent, or a manager that has one and its configuration."""
+        if not isinstance(agent, WebSocketManager):
+            return cls(config, agent=agent)
+        if config is not None:
+            raise ConfigError("a WebSocketManager brings its own configuration: give it there, not to the server")
+        return agent
 
     def set_qa_agent(self, agent: object) -> None:
         """The agent that answers from now on. Raises AgentError where it cannot be called as one."""
@@ -168,10 +190,15 @@ class WebSocketManager:
             raise RuntimeError("this manager has been given to a server before; a server is started once")
         self._host = host
 
-    def connect(self, transport: Transport, peer: str | None) -> int:
-        """A peer connected: its number from now on. `peer` is its IP address, None where it has none."""
+    def register(self, transport: AnyTransport) -> int:
+        """A transport for a connection that the next input opens: its number from now on."""
         number = transport.number = next(self._numbers)
         self._transports[number] = transport
+        return number
+
+    def connect(self, transport: Transport, peer: str | None) -> int:
+        """A peer connected: its number from now on. `peer` is its IP address, None where it has none."""
+        number = self.register(transport)
         self.feed(ConnectionOpened(number, peer))
         return number
 
@@ -190,6 +217,9 @@ class WebSocketManager:
             self._performing = False
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
+
+    def _say(self, effect: MessageEffect) -> None:
+        self._transports[effect.connection].say(effect)
 
     def wake(self) -> None:
         """The time of the timer has come."""
