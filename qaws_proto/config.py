@@ -7,6 +7,7 @@ are seconds, sizes are bytes unless a name says otherwise.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
@@ -33,6 +34,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Size = Annotated[int, Field(ge=256, le=1 << 30)]
 
+UNIX = "unix"  # in `trusted_proxies`: peers that have no address
+UNIX_PATH_BYTES = 107  # of a Unix socket on Linux (unix(7)); elsewhere a few less, which the system then says
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})\Z")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
 
 
@@ -56,14 +61,35 @@ def _origin(text: str) -> str:
     return origin
 
 
+def _proxy(text: str) -> str:
+    return text if text == UNIX else _network(text)
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """An entry of `server.listen` as host and port; None where it is no such address."""
+    match = _HOST_AND_PORT.match(address)
+    return None if match is None else (match[1].strip("[]"), int(match[2]))
+
+
+def _listen_address(text: str) -> str:
+    inherited = text == "systemd" or re.fullmatch(r"fd:\d{1,7}", text)
+    unix = text.startswith("unix:") and 0 < len(text[5:].encode()) <= UNIX_PATH_BYTES and "\0" not in text
+    tcp = host_and_port(text)
+    if not (inherited or unix or (tcp is not None and tcp[1] <= 65_535)):
+        raise ValueError("an address to listen on is host:port, [IPv6]:port, unix:/path, fd:number or systemd")
+    return text
+
+
 Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]  # RFC 9110 section 5.6.2
 Network = Annotated[str, AfterValidator(_network)]
+Proxy = Annotated[str, AfterValidator(_proxy)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
 def networks(cidrs: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    """The CIDR texts of a setting as networks."""
-    return tuple(ip_network(cidr, strict=False) for cidr in cidrs)
+    """The CIDR texts of a setting as networks; `unix` is none."""
+    return tuple(ip_network(cidr, strict=False) for cidr in cidrs if cidr != UNIX)
 
 
 class Section(BaseModel):
@@ -85,16 +111,32 @@ class ServerConfig(Section):
 
     host: str = Field(default="localhost", min_length=1, description="address to listen on")
     port: int = Field(default=8765, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    listen: list[ListenAddress] = Field(
+        default=[],
+        description="addresses to listen on instead of `host` and `port`: `host:port`, `[IPv6]:port`, `unix:/path`, "
+        "`fd:number`, `systemd`",
+    )
+    unix_mode: str | None = Field(
+        default=None, pattern=r"^0?[0-7]{3}$", description="permissions of `unix:` sockets, such as 660; by the umask"
+    )
     path: str = Field(default="/", pattern=r"^/[!-~]*$", description="path of the WebSocket")
     max_connections: Count = Field(default=100, description="open connections on the node; more are refused with 503")
     timeout: Seconds = Field(default=30, description="seconds a peer has to answer a ping")
     heartbeat_interval: Seconds = Field(default=30, description="seconds of silence after which the server pings")
     allowed_hosts: list[str] = Field(default=[], description="host names served (DNS rebinding); empty: any")
-    trusted_proxies: list[Network] = Field(default=[], description="CIDRs of proxies that are believed (H13)")
+    trusted_proxies: list[Proxy] = Field(
+        default=[], description="CIDRs of proxies that are believed (H13); `unix`: peers on Unix sockets"
+    )
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
         default="x-forwarded-for",
         description="where those proxies write the client's address; the other header is ignored",
     )
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts listened on, as far as the settings name them."""
+        tcp = (host_and_port(address) for address in self.listen)
+        return [found[0] for found in tcp if found is not None] if self.listen else [self.host]
 
 
 class AuthenticationConfig(Section):
@@ -174,6 +216,9 @@ class SslConfig(Section):
     enabled: bool = Field(default=False, description="serve wss:// instead of ws://")
     cert_file: str | None = Field(default=None, description="PEM file with the certificate chain")
     key_file: str | None = Field(default=None, description="PEM file with the private key")
+    client_ca_file: str | None = Field(
+        default=None, description="PEM file with authorities; then clients need a certificate signed by one of them"
+    )
 
 
 class AddressesConfig(Section):
@@ -301,14 +346,22 @@ class WebSocketConfig(Section):
     sessions: SessionsConfig = SessionsConfig()
     drain: DrainConfig = DrainConfig()
 
-    def require_safe(self) -> None:
-        """Raise ConfigError where a node would let in everybody unasked, or could let in nobody (D6)."""
+    def require_safe(self, hosts: Sequence[str] | None = None) -> None:
+        """Raise ConfigError where a node would let in everybody unasked, or could let in nobody (D6).
+
+        `hosts` are those that are really listened on; without them those that the settings name count.
+        """
         authentication = self.security.authentication
         if authentication.enabled and authentication.jwt_secret is None:
             raise ConfigError(NO_SECRET)
-        if not (authentication.enabled or authentication.allow_public or _is_loopback(self.server.host)):
+        if authentication.enabled or authentication.allow_public:
+            return
+        public = next(
+            (host for host in (self.server.hosts if hosts is None else hosts) if not _is_loopback(host)), None
+        )
+        if public is not None:
             raise ConfigError(
-                f"security.authentication.enabled: authentication is off and {self.server.host!r} can be reached by "
+                f"security.authentication.enabled: authentication is off and {public!r} can be reached by "
                 "others; turn it on, listen on localhost, or set security.authentication.allow_public (--allow-public)"
             )
 

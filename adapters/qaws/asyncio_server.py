@@ -1,147 +1,57 @@
-"""The gateway on asyncio streams: listeners, one task a connection, one timer."""
+"""The gateway on asyncio streams: a task a connection, one timer."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from math import ceil
-from types import TracebackType
+from typing import Any
 
-from qaws_proto import WebSocketConfig
 from qaws_proto.effects import StartRun
-from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived, WriteBlocked, WriteDrained, WriteProgressed
+from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 
-from .listening import BACKLOG, listen, tls_context
+from .byte_transport import ByteTransport
 from .manager import WebSocketManager
+from .outgoing import WRITE_HIGH
+from .server import ByteServer, wait_until
+from .tls import TlsSession
 
 PROGRESS = 1.0  # seconds after which a blocked transport is looked at for progress
-WRITE_HIGH = 64 * 1024  # unsent bytes in a transport beyond which the node is told to hold back
 
 
-class WebSocketServer:
+class WebSocketServer(ByteServer):
     """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
 
-    def __init__(self, agent: object, config: WebSocketConfig | None = None) -> None:
-        """`agent` is an agent (docs/agents.md), or a WebSocketManager that has one.
-
-        Raises ConfigError where the configuration cannot be used, AgentError where the agent cannot be called.
-        """
-        self.manager = WebSocketManager.of(agent, config)
-        self.config = self.manager.config
-        self.sockets: list[socket.socket] = []
-        self.port = self.config.server.port  # once started, the one the system chose where the configured one is 0
-        self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+    async def _begin(self, loops: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()  # of connections and runs
+        self._accepting = [asyncio.create_task(loop()) for loop in loops]
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # its deadline; uvloop gives a handle that cannot tell, where the wait is nothing
-        self._drained = asyncio.Event()
 
-    @property
-    def url(self) -> str:
-        """Where clients connect."""
-        scheme = "wss" if self.config.security.ssl.enabled else "ws"
-        host = self.config.server.host
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.config.server.path}"
-
-    async def start(self) -> None:
-        """Listen. Raises ConfigError where no agent is set or the certificate cannot be used, OSError for the port."""
-        context, limits = tls_context(self.config.security.ssl), self.config.limits
-        timeout = None if context is None else limits.head_timeout  # the TLS handshake is slowed down as easily (H2)
-        self.config.require_safe()  # before anybody can connect
-        self.sockets = await listen(self.config.server.host, self.config.server.port)
-        self.port = self.sockets[0].getsockname()[1]
-        try:
-            self.manager.attach(self)
-            self.manager.drained = self._drained.set
-            for listener in self.sockets:
-                server = await asyncio.start_server(
-                    self._serve, sock=listener, limit=limits.read, backlog=BACKLOG,
-                    ssl=context, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=timeout,
-                )  # fmt: skip
-                self._servers.append(server)
-        except BaseException:
-            for listener in self.sockets:
-                listener.close()
-            raise
-
-    async def stop(self) -> None:
-        """Drain: runs may finish, clients are told when to come back, and every connection is closed.
-
-        Until that is done `/readyz` and new clients are still answered, with 503.
-        """
-        if self._servers:
-            self.manager.drain()
-            try:
-                await self._drained.wait()
-            finally:  # where this is cancelled, whoever waits has lost patience
-                self._close()
-        await self._finish()
-
-    async def stop_now(self) -> None:
-        """Cancel every run and close every connection; a `stop` that waits ends too."""
-        if self._servers:
-            self._close()
-            await self._drained.wait()
-        await self._finish(patience=0.0)
-
-    def _close(self) -> None:
-        """Listen no more, and send away whoever is still there."""
-        for server in self._servers:
-            server.close()
-        self.manager.stop()
-
-    async def serve_forever(self) -> None:
-        """Start, unless started, and serve until cancelled; then drain."""
-        if not self._servers:
-            await self.start()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await self.stop()
-
-    async def __aenter__(self) -> WebSocketServer:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def _finish(self, patience: float | None = None) -> None:
-        """Wait for the tasks of connections and runs; agents that do not stop are let go (G5)."""
+    async def _finish(self, patience: float) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.config.agent.cancel_grace if patience is None else patience)
+            await asyncio.wait(self._tasks, timeout=patience)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    # ── the drive loop ───────────────────────────────────────────────────────────────────────────────────────────────
+    def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
+        self._spawn(self._serve_one(accepted, peer, tls))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: wait for bytes, tell the node."""
-        task, manager = asyncio.current_task(), self.manager
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        transport = StreamTransport(writer, manager, self._spawn)
-        peer = writer.get_extra_info("peername")
-        number = manager.connect(transport, peer[0] if peer else None)
-        read_size = manager.gateway.read_size
+    async def _serve_one(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
+        loop, limit = asyncio.get_running_loop(), self.config.limits.read
+        reader = asyncio.StreamReader(limit, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
-            with suppress(OSError):  # reset, or broken in any other way: the connection is lost
-                while data := await reader.read(read_size(number)):  # 1. wait
-                    manager.feed(BytesReceived(number, data))  # 2 to 5
-                    if transport.paused is not None:
-                        await transport.paused.wait()
-                manager.feed(EofReceived(number))
-        finally:
-            manager.feed(ConnectionLost(number))  # which drops the transport, unless that is done
-            with suppress(OSError):
-                await writer.wait_closed()
+            stream, _ = await loop.connect_accepted_socket(lambda: protocol, accepted)
+        except OSError:  # it was reset before it could be looked at
+            accepted.close()
+            return
+        writer = asyncio.StreamWriter(stream, protocol, reader, loop)
+        await StreamTransport(self.manager, tls, reader, writer, self._spawn).converse(peer)
+        with suppress(OSError):
+            await writer.wait_closed()
 
     def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
         """Host: a task for a run."""
@@ -162,78 +72,70 @@ class WebSocketServer:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        # In whole milliseconds, as uvloop counts them: it would round down, and wake again and again until it is time.
-        wait = ceil(max(0.0, deadline - time.monotonic()) * 1000) / 1000
-        self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+        self._timer = asyncio.get_running_loop().call_later(wait_until(deadline), self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         self.manager.wake()
 
 
-class StreamTransport:
-    """A StreamWriter as a connection's transport."""
+class StreamTransport(ByteTransport):
+    """A pair of asyncio streams as a connection's transport."""
 
-    __slots__ = ("_blocked", "_manager", "_spawn", "_transport", "_writer", "number", "paused")
+    __slots__ = ("_blocked", "_reader", "_spawn", "_stream", "_writer")
 
     def __init__(
-        self, writer: asyncio.StreamWriter, manager: WebSocketManager, spawn: Callable[[Awaitable[None]], None]
+        self,
+        manager: WebSocketManager,
+        tls: TlsSession | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        spawn: Callable[[Awaitable[None]], None],
     ) -> None:
+        super().__init__(manager, tls)
         writer.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self._reader = reader
         self._writer = writer
-        self._transport = writer.transport
-        self._manager = manager
+        self._stream = writer.transport
         self._spawn = spawn
         self._blocked = False
-        self.number = 0
-        self.paused: asyncio.Event | None = None
 
-    def send(self, data: bytes) -> None:
+    async def receive(self, size: int) -> bytes:
+        """At most `size` bytes from the socket."""
+        return await self._reader.read(size)
+
+    def write(self, data: bytes) -> None:
         """Write, and tell the node when the peer does not keep up."""
-        if self._transport.is_closing():  # it broke a moment ago, and the reading side has yet to say so
+        if self._stream.is_closing():  # it broke a moment ago, and the reading side has yet to say so
             return
-        self._transport.write(data)
-        if not self._blocked and self._transport.get_write_buffer_size() > WRITE_HIGH:
+        self._stream.write(data)
+        if not self._blocked and self._stream.get_write_buffer_size() > WRITE_HIGH:
             self._blocked = True
-            self._manager.feed(WriteBlocked(self.number))
+            self.manager.feed(WriteBlocked(self.number))
             self._spawn(self._wait_for_room())
 
     async def _wait_for_room(self) -> None:
         drained = asyncio.ensure_future(self._writer.drain())
         try:
             while not drained.done():
-                unsent = self._transport.get_write_buffer_size()
+                unsent = self._stream.get_write_buffer_size()
                 await asyncio.wait((drained,), timeout=PROGRESS)
-                if self._transport.get_write_buffer_size() < unsent and not drained.done():
-                    self._manager.feed(WriteProgressed(self.number))
+                if self._stream.get_write_buffer_size() < unsent and not drained.done():
+                    self.manager.feed(WriteProgressed(self.number))
             drained.result()
         except OSError:  # the reading side tells the node
             return
         finally:
             drained.cancel()
         self._blocked = False
-        self._manager.feed(WriteDrained(self.number))
+        self.manager.feed(WriteDrained(self.number))
 
-    def close_write(self) -> None:
-        """Half-close; TLS cannot, and is closed as soon as everything has gone out."""
-        if self._transport.is_closing():
-            return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+    def write_eof(self) -> None:
+        """Half-close, behind what was written."""
+        if not self._stream.is_closing():
+            with suppress(OSError):  # the peer was faster
+                self._stream.write_eof()
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Close, what is unsent with it."""
-        self.resume_reading()
-        self._transport.abort()
-
-    def pause_reading(self) -> None:
-        """Leave bytes where they are: in the reader, and soon in the kernel."""
-        self.paused = asyncio.Event()
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if self.paused is not None:
-            self.paused.set()
-            self.paused = None
+        self._stream.abort()

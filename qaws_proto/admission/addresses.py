@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from ..config import AddressesConfig, ServerConfig, networks
+from ..config import UNIX, AddressesConfig, ServerConfig, networks
 from ..wire.http import Request
 
 Address = IPv4Address | IPv6Address
@@ -47,11 +47,14 @@ class Addresses:
         self._allow = networks(lists.allow)
         self._block = networks(lists.block)
         self._proxies = networks(server.trusted_proxies)
+        self._pipes = UNIX in server.trusted_proxies
         self._header = server.forwarded_header
 
     def is_proxy(self, address: Address | None) -> bool:
-        """Whether what this address says about its clients is believed."""
-        return address is not None and any(address in network for network in self._proxies)
+        """Whether what this address says about its clients is believed; None is that of a pipe, a Unix socket say."""
+        if address is None:
+            return self._pipes
+        return any(address in network for network in self._proxies)
 
     def client(self, peer: Address | None, request: Request) -> Address | None:
         """The client's address: the peer, or behind trusted proxies the last hop that is not one of them (H13).

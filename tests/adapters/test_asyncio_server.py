@@ -509,7 +509,7 @@ async def test_serve_forever_drains_when_it_is_cancelled() -> None:
     async with asyncio.timeout(10):
         server = WebSocketServer(echo, open_config())
         serving = asyncio.create_task(server.serve_forever())
-        await until(lambda: bool(server._servers))
+        await until(lambda: bool(server.sockets))
         async with connect(server.url) as client:
             assert (await ask(client, "hola"))["content"] == "hola"
             serving.cancel()

@@ -1,0 +1,185 @@
+"""What the byte servers share: starting, listening, TLS and its reload, draining and stopping, on any event loop."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from math import ceil
+from time import monotonic
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+
+from qaws_proto import ConfigError, WebSocketConfig
+from qaws_proto.effects import StartRun
+
+from .accepting import Acceptor
+from .listening import Listener, open_listeners, url_of
+from .manager import WebSocketManager
+from .telemetry.log import printable
+from .tls import TlsSession, tls_context
+
+MOMENT = 0.1  # seconds for tasks that were told to end now
+LOGGER = logging.getLogger("qaws.listener")
+
+Server = TypeVar("Server", bound="ByteServer")
+
+
+class ByteServer(ABC):
+    """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
+
+    def __init__(
+        self, agent: object, config: WebSocketConfig | None = None, *, sockets: Sequence[socket.socket] | None = None
+    ) -> None:
+        """`agent` is an agent (docs/agents.md), or a WebSocketManager that has one.
+
+        `sockets` listen already, and stand in for the addresses of the configuration; the server closes them.
+        Raises ConfigError where the configuration cannot be used, AgentError where the agent cannot be called.
+        """
+        self.manager = WebSocketManager.of(agent, config)
+        self.config = self.manager.config
+        self.port = self.config.server.port  # once started, that of the first TCP socket
+        self._given = sockets
+        self._listeners: list[Listener] = []
+        self._acceptor: Acceptor | None = None  # while this server is started
+        self._tls: ssl.SSLContext | None = None
+        self._drained = anyio.Event()
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets, once started."""
+        return [listener.socket for listener in self._listeners]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients connect, once started: by each address that is listened on."""
+        return list(dict.fromkeys(listener.url for listener in self._listeners))  # localhost may be two sockets
+
+    @property
+    def url(self) -> str:
+        """Where clients connect: by the first address."""
+        return self.urls[0] if self._listeners else url_of(self.config, self.config.server.host, self.port)
+
+    # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where no agent is set, the certificate cannot be used or it would be unsafe to
+        serve, and OSError for an address."""
+        self._tls = tls_context(self.config.security.ssl)
+        if self._given is None:
+            self.config.require_safe()  # before anybody can connect
+        listeners = await open_listeners(self.config, self._given)
+        try:
+            self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
+            self.manager.attach(self)
+            self.manager.drained = self._drained.set
+            self._listeners = listeners
+            self.port = next((one.socket.getsockname()[1] for one in listeners if not one.local), self.port)
+            self._acceptor = Acceptor(self._accepted, self.config.limits.refusal_interval)
+            await self._begin([partial(self._acceptor.accept, listener) for listener in listeners])
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+
+    async def stop(self) -> None:
+        """Drain: runs may finish, clients are told when to come back, and every connection is closed.
+
+        Until that is done `/readyz` and new clients are still answered, with 503.
+        """
+        if self._acceptor is None:
+            return
+        self.manager.drain()
+        try:
+            await self._drained.wait()
+        finally:  # where this is cancelled, whoever waits has lost patience
+            self._close()
+        await self._finish(self.config.agent.cancel_grace)
+
+    async def stop_now(self) -> None:
+        """Cancel every run and close every connection; a `stop` that waits ends too."""
+        if self._acceptor is None:
+            return
+        self._close()
+        await self._drained.wait()
+        await self._finish(MOMENT)
+
+    def _close(self) -> None:
+        """Listen no more, and send away whoever is still there."""
+        for listener in self._listeners:
+            listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        self.manager.stop()
+
+    async def serve_forever(self) -> None:
+        """Start, unless started, and serve until cancelled; then drain."""
+        if self._acceptor is None:
+            await self.start()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.stop()
+
+    async def __aenter__(self: Server) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def reload_tls(self) -> None:
+        """Read certificate, key and authorities again, for the connections from now on; open ones go on as they are.
+
+        Raises ConfigError where TLS is off or the files cannot be used; then those from before stay in use.
+        """
+        try:
+            context = tls_context(self.config.security.ssl)
+            if context is None:
+                raise ConfigError("security.ssl.enabled: TLS is off, there is no certificate to read again")
+        except ConfigError as error:
+            LOGGER.error("tls_not_reloaded reason=%s", printable(str(error)))
+            raise
+        self._tls = context
+        LOGGER.info("tls_reloaded cert_file=%s", printable(self.config.security.ssl.cert_file))
+
+    # ── what an event loop has to give ───────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def _begin(self, loops: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Run the accept loops, each in a task; they end when the listeners are closed."""
+
+    @abstractmethod
+    async def _finish(self, patience: float) -> None:
+        """Wait for the tasks of connections and runs; agents that do not stop in `patience` seconds are let go (G5)."""
+
+    @abstractmethod
+    def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
+        """Serve a connection in a task of its own."""
+
+    @abstractmethod
+    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+        """Host: a task for a run."""
+
+    @abstractmethod
+    def wake_at(self, deadline: float | None) -> None:
+        """Host: the one timer."""
+
+    def _accepted(self, accepted: socket.socket, peer: str | None, listener: Listener) -> None:
+        self._serve(accepted, peer, None if self._tls is None or listener.local else TlsSession(self._tls))
+
+
+def wait_until(deadline: float) -> float:
+    """Seconds from now to a deadline, in whole milliseconds, as uvloop counts them: it would round down, and wake
+    again and again until it is time."""
+    return ceil(max(0.0, deadline - monotonic()) * 1000) / 1000
