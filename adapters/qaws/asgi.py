@@ -6,8 +6,7 @@ The host does HTTP and frames; the node is driven at message level. `docs/asgi.m
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -21,15 +20,13 @@ from qaws_proto.inputs import (
     ConnectionLost,
     MessageReceived,
     RequestReceived,
-    WriteBlocked,
-    WriteDrained,
-    WriteProgressed,
 )
 
 from .agents import load_agent
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
+from .outgoing import Outgoing
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,7 +34,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 SUBPROTOCOLS = "sec-websocket-protocol"
-WRITE_HIGH = 64 * 1024  # characters that wait for the host, beyond which the node is told to hold back
 
 
 class WebSocketApp:
@@ -113,7 +109,7 @@ class WebSocketApp:
         manager, upgrade = self.manager, scope["type"] == "websocket"
         if upgrade:
             await receive()  # websocket.connect
-        connection = AsgiTransport(self._host, manager, upgrade, send)
+        connection = AsgiTransport(manager, self._host, upgrade, send)
         number = manager.register(connection)
         manager.feed(_request(number, scope, upgrade))
         try:
@@ -167,77 +163,55 @@ def _request(number: int, scope: Scope, upgrade: bool) -> RequestReceived:
 class AsgiTransport:
     """What a host sends for a connection. Its `send` may wait; what is to be said meanwhile is queued here."""
 
-    def __init__(self, host: AnyioHost, manager: WebSocketManager, upgrade: bool, send: Send) -> None:
+    def __init__(self, manager: WebSocketManager, host: AnyioHost, upgrade: bool, send: Send) -> None:
         self.number = 0
         self.paused: anyio.Event | None = None
         self.scope = anyio.CancelScope()  # of the connection's task
-        self._host = host
+        self._sending: anyio.CancelScope | None = None  # of the task that sends
         self._manager = manager
-        self._kind = "websocket.http" if upgrade else "http"
+        self._respond = "websocket.http.response" if upgrade else "http.response"
         self._send = send
-        self._unsent: deque[MessageEffect] = deque()
-        self._size = 0  # of what is unsent
-        self._sending: anyio.CancelScope | None = None
-        self._blocked = False
         self._ending = False
+        self._outgoing: Outgoing[MessageEffect] = Outgoing(
+            manager, self, write=self._write, size=_size, start=lambda: host.spawn(self._flush)
+        )
 
     def say(self, effect: MessageEffect) -> None:
-        """Queue, and tell the node when the peer does not keep up."""
-        self._unsent.append(effect)
-        self._size += _size(effect)
-        if self._sending is None:
-            self._sending = anyio.CancelScope()
-            self._host.spawn(self._send_all, self._sending)
-        if not self._blocked and self._size > WRITE_HIGH:
-            self._blocked = True
-            self._manager.feed(WriteBlocked(self.number))
+        """Queue what the host is to do."""
+        self._outgoing.put(effect)
 
-    async def _send_all(self, scope: anyio.CancelScope) -> None:
-        try:
-            with scope:
-                await self._send_queue()
-        except OSError:  # the peer has gone
-            self._manager.feed(ConnectionLost(self.number))
-        if self._unsent:  # and nobody is there for it
-            return
-        self._sending = None
-        if self._blocked:
-            self._blocked = False
-            self._manager.feed(WriteDrained(self.number))
-        if self._ending and self._sending is None:
-            self.scope.cancel()
+    async def _write(self, effects: list[MessageEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, SendMessage):
+                await self._send({"type": "websocket.send", "text": effect.text})
+            elif isinstance(effect, AcceptUpgrade):
+                await self._send({"type": "websocket.accept", "subprotocol": effect.subprotocol})
+            elif isinstance(effect, SendClose):
+                await self._send({"type": "websocket.close", "code": effect.code, "reason": effect.reason})
+            else:
+                headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
+                await self._send({"type": f"{self._respond}.start", "status": effect.status, "headers": headers})
+                await self._send({"type": f"{self._respond}.body", "body": effect.body})
 
-    async def _send_queue(self) -> None:
-        while self._unsent:
-            effect = self._unsent[0]
-            for message in self._messages(effect):
-                await self._send(message)
-            self._unsent.popleft()
-            self._size -= _size(effect)
-            if self._blocked and self._unsent:
-                self._manager.feed(WriteProgressed(self.number))
-
-    def _messages(self, effect: MessageEffect) -> Iterator[Message]:
-        if isinstance(effect, SendMessage):
-            yield {"type": "websocket.send", "text": effect.text}
-        elif isinstance(effect, AcceptUpgrade):
-            yield {"type": "websocket.accept", "subprotocol": effect.subprotocol}
-        elif isinstance(effect, SendClose):
-            yield {"type": "websocket.close", "code": effect.code, "reason": effect.reason}
-        else:
-            headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
-            yield {"type": f"{self._kind}.response.start", "status": effect.status, "headers": headers}
-            yield {"type": f"{self._kind}.response.body", "body": effect.body}
+    async def _flush(self) -> None:
+        with anyio.CancelScope() as self._sending:
+            try:
+                await self._outgoing.flush()
+            except OSError:  # the peer has gone
+                self._ending = True
+            if self._ending:
+                self.scope.cancel()
 
     def close_write(self) -> None:
         """End the connection's task behind what is unsent."""
         self._ending = True
-        if self._sending is None:
+        if not self._outgoing.writing:
             self.scope.cancel()
 
     def drop(self) -> None:
         """End the connection's task at once."""
         self.scope.cancel()
+        self._outgoing.clear()
         if self._sending is not None:
             self._sending.cancel()
 

@@ -4,42 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from qaws_proto.effects import StartRun
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 
 from .byte_transport import ByteTransport
+from .host import AnyioHost, Work, wait_until
 from .manager import WebSocketManager
 from .outgoing import WRITE_HIGH
-from .server import ByteServer, wait_until
+from .server import ByteServer
 from .tls import TlsSession
 
 PROGRESS = 1.0  # seconds after which a blocked transport is looked at for progress
 
 
-class WebSocketServer(ByteServer):
-    """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
+class AsyncioHost(AnyioHost):
+    """Tasks and the timer by asyncio's own means, which cost less."""
 
-    async def _begin(self, loops: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()  # of connections and runs
-        self._accepting = [asyncio.create_task(loop()) for loop in loops]
-        self._timer: asyncio.Handle | None = None
+    def __init__(self, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._timer_at = 0.0  # its deadline; uvloop gives a handle that cannot tell, where the wait is nothing
 
-    async def _finish(self, patience: float) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=patience)
+    def spawn(self, work: Work, *arguments: object) -> None:
+        """Run an async function in a task of its own."""
+        task = asyncio.get_running_loop().create_task(work(*arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def running(self) -> int:
+        """Tasks that have not ended."""
+        return len(self._tasks)
+
+    async def finish(self, patience: float) -> None:
+        """End the timer, and wait for the tasks; those that have not ended in `patience` seconds are let go (G5)."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience)
 
-    def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
-        self._spawn(self._serve_one(accepted, peer, tls))
+    def wake_at(self, deadline: float | None) -> None:
+        """The one timer. One that is too early is left to fire, which costs less than moving it."""
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = asyncio.get_running_loop().call_later(wait_until(deadline), self._fire)
 
-    async def _serve_one(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
+    def _fire(self) -> None:
+        self._timer = None
+        self._wake()
+
+
+class WebSocketServer(ByteServer):
+    """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
+
+    host = AsyncioHost
+
+    async def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
         loop, limit = asyncio.get_running_loop(), self.config.limits.read
         reader = asyncio.StreamReader(limit, loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -49,40 +78,15 @@ class WebSocketServer(ByteServer):
             accepted.close()
             return
         writer = asyncio.StreamWriter(stream, protocol, reader, loop)
-        await StreamTransport(self.manager, tls, reader, writer, self._spawn).converse(peer)
+        await StreamTransport(self.manager, tls, reader, writer, self._host).converse(peer)
         with suppress(OSError):
             await writer.wait_closed()
-
-    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
-        """Host: a task for a run."""
-        self._spawn(function(run))
-
-    def _spawn(self, awaitable: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(awaitable)
-        assert isinstance(task, asyncio.Task)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def wake_at(self, deadline: float | None) -> None:
-        """Host: the one timer. One that is too early is left to fire, which costs less than moving it."""
-        if deadline is None:
-            return
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = asyncio.get_running_loop().call_later(wait_until(deadline), self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self.manager.wake()
 
 
 class StreamTransport(ByteTransport):
     """A pair of asyncio streams as a connection's transport."""
 
-    __slots__ = ("_blocked", "_reader", "_spawn", "_stream", "_writer")
+    __slots__ = ("_blocked", "_host", "_reader", "_stream", "_writer")
 
     def __init__(
         self,
@@ -90,14 +94,14 @@ class StreamTransport(ByteTransport):
         tls: TlsSession | None,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        spawn: Callable[[Awaitable[None]], None],
+        host: AnyioHost,
     ) -> None:
         super().__init__(manager, tls)
         writer.transport.set_write_buffer_limits(high=WRITE_HIGH)
         self._reader = reader
         self._writer = writer
         self._stream = writer.transport
-        self._spawn = spawn
+        self._host = host
         self._blocked = False
 
     async def receive(self, size: int) -> bytes:
@@ -112,7 +116,7 @@ class StreamTransport(ByteTransport):
         if not self._blocked and self._stream.get_write_buffer_size() > WRITE_HIGH:
             self._blocked = True
             self.manager.feed(WriteBlocked(self.number))
-            self._spawn(self._wait_for_room())
+            self._host.spawn(self._wait_for_room)
 
     async def _wait_for_room(self) -> None:
         drained = asyncio.ensure_future(self._writer.drain())

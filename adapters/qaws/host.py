@@ -1,54 +1,59 @@
-"""The event loop as a manager needs it, whichever it is: tasks that belong to no task group, and one timer.
+"""What a manager needs of the event loop, whichever it is: tasks that belong to no task group, and the one timer.
 
-A task group waits for all that was started in it; an agent that ignores its cancellation would hold up the end of a
-server for ever. These tasks can be let go (G5).
+A task group waits for all that was started in it. A server has to be stopped by another task than the one that started
+it, and an agent that ignores its cancellation must not hold it up: so these tasks are the event loop's own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from math import inf
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine
+from math import ceil, inf
+from time import monotonic
 from typing import Any
 
 import anyio
 
-Function = Callable[..., Awaitable[None]]
+LOGGER = logging.getLogger("qaws.node")
+
+Work = Callable[..., Coroutine[Any, Any, None]]
 
 
 class AnyioHost:
-    """Tasks and the timer of a manager, on asyncio, uvloop or trio."""
+    """Tasks and the timer, on asyncio, uvloop or trio."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called at the time that `wake_at` was told last, or a little later."""
+        """`wake` is called when the time has come that `wake_at` was told last."""
         self._wake = wake
-        self._deadline = inf
-        self._sleeping = False
-        self._moved: anyio.Event | None = None  # the timer's task sleeps until it is set, or it is time
-        self._running = 0
+        self._deadline = self._alarm = inf  # when to wake, and when the timer's task looks at it
+        self._sooner: anyio.Event | None = None  # set to have that look at once; None while the task is not there
         self._idle: anyio.Event | None = None
+        self._running = 0
+
+    def spawn(self, work: Work, *arguments: object) -> None:
+        """Run an async function in a task of its own. A mistake in it is logged, and does not end the others."""
+        self._running += 1
+        start_task(self._guarded, work, arguments)
+
+    async def _guarded(self, work: Work, arguments: tuple[object, ...]) -> None:
+        try:
+            await work(*arguments)
+        except Exception:
+            LOGGER.exception("task_failed")
+        finally:
+            self._running -= 1
+            if self._running == 0 and self._idle is not None:
+                self._idle.set()
 
     @property
     def running(self) -> int:
         """Tasks that have not ended, without the timer's."""
         return self._running
 
-    def spawn(self, function: Function, *arguments: object) -> None:
-        """Run an async function in a task of its own."""
-        self._running += 1
-        start_task(self._run, function, arguments)
-
-    async def _run(self, function: Function, arguments: tuple[object, ...]) -> None:
-        try:
-            await function(*arguments)
-        finally:
-            self._running -= 1
-            if self._running == 0 and self._idle is not None:
-                self._idle.set()
-
     async def finish(self, patience: float) -> None:
-        """End the timer, and wait for the tasks; let go of those that have not ended after `patience` seconds."""
+        """End the timer, and wait for the tasks; those that have not ended in `patience` seconds are let go (G5)."""
         self.wake_at(None)
         if self._running:
             self._idle = anyio.Event()
@@ -57,49 +62,42 @@ class AnyioHost:
 
     def wake_at(self, deadline: float | None) -> None:
         """The one timer. One that is too early is left to fire, which costs less than moving it."""
-        if deadline is None:
-            if self._sleeping:
-                self._deadline = inf
-                self._move()
-            return
-        earlier = deadline < self._deadline
-        self._deadline = deadline
-        if not self._sleeping:
-            self._sleeping = True
-            start_task(self._sleep)
-        elif earlier:
-            self._move()
+        self._deadline = inf if deadline is None else deadline
+        if self._sooner is None:
+            if self._deadline < inf:
+                self._sooner = anyio.Event()
+                start_task(self._keep_time)
+        elif self._deadline < self._alarm or deadline is None:
+            self._sooner.set()
 
-    def _move(self) -> None:
-        if self._moved is not None:
-            self._moved.set()
-
-    async def _sleep(self) -> None:
-        """The timer's task; it ends where there is nothing to wait for."""
+    async def _keep_time(self) -> None:
         try:
             while self._deadline < inf:
-                self._moved = anyio.Event()
-                with anyio.move_on_after(self._deadline - time.monotonic()):
-                    await self._moved.wait()
-                if self._deadline <= time.monotonic():
-                    self._deadline = inf
+                self._sooner, self._alarm = anyio.Event(), self._deadline
+                with anyio.move_on_after(wait_until(self._alarm)):
+                    await self._sooner.wait()
+                self._alarm = -inf  # until the next round nobody has to be told
+                if monotonic() >= self._deadline:
                     self._wake()
         finally:
-            self._sleeping = False
-            self._moved = None
+            self._sooner = None
 
 
-_kept: set[asyncio.Task[Any]] = set()  # asyncio keeps no strong reference to its tasks
+def wait_until(deadline: float) -> float:
+    """Seconds from now to a deadline, in whole milliseconds, as uvloop counts them: it would round down, and wake
+    again and again until it is time."""
+    return ceil(max(0.0, deadline - monotonic()) * 1000) / 1000
 
 
-def start_task(function: Function, *arguments: object) -> None:
-    """A task outside of any task group. It must not raise."""
+def start_task(work: Work, *arguments: object) -> None:
+    """Run an async function in a task that belongs to the event loop. It must not raise."""
     if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
-        awaitable = function(*arguments)
-        task: asyncio.Task[Any] = asyncio.ensure_future(awaitable)
-        _kept.add(task)
-        task.add_done_callback(_kept.discard)
+        _KEPT.add(task := asyncio.create_task(work(*arguments)))
+        task.add_done_callback(_KEPT.discard)
     else:
         import trio
 
-        trio.lowlevel.spawn_system_task(function, *arguments)
+        trio.lowlevel.spawn_system_task(work, *arguments, context=contextvars.copy_context())
+
+
+_KEPT: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks weakly

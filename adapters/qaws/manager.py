@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, Protocol, cast, get_args
 
@@ -87,7 +87,7 @@ class MessageTransport(AnyTransport, Protocol):
 class Host(Protocol):
     """What the event loop gives to a manager."""
 
-    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+    def spawn(self, function: Callable[[StartRun], Coroutine[Any, Any, None]], run: StartRun) -> None:
         """Run an async function in a task of its own."""
 
     def wake_at(self, deadline: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 
-from .manager import Transport, WebSocketManager
+from .manager import AnyTransport, WebSocketManager
 
 WRITE_HIGH = 64 * 1024  # unsent bytes beyond which the node is told to hold back
 PIECE = 64 * 1024  # bytes written at once, behind which the node is told that the peer reads
@@ -22,12 +22,12 @@ class Outgoing(Generic[Item]):
     The node is told when more waits than is good, as that becomes less, and when all has gone.
     """
 
-    __slots__ = ("_blocked", "_manager", "_owner", "_size", "_start", "_waiting", "_write", "_writing", "unsent")
+    __slots__ = ("_blocked", "_manager", "_owner", "_size", "_start", "_waiting", "_write", "unsent", "writing")
 
     def __init__(
         self,
         manager: WebSocketManager,
-        owner: Transport,
+        owner: AnyTransport,
         *,
         write: Callable[[list[Item]], Awaitable[None]],
         size: Callable[[Item], int],
@@ -40,7 +40,7 @@ class Outgoing(Generic[Item]):
         self._size = size
         self._start = start
         self._waiting: deque[Item] = deque()
-        self._writing = False
+        self.writing = False  # a task writes, or is about to
         self._blocked = False
         self.unsent = 0  # bytes
 
@@ -48,8 +48,8 @@ class Outgoing(Generic[Item]):
         """Write this behind all the others."""
         self._waiting.append(item)
         self.unsent += self._size(item)
-        if not self._writing:
-            self._writing = True
+        if not self.writing:
+            self.writing = True
             self._start()
         if not self._blocked and self.unsent > WRITE_HIGH:
             self._blocked = True
@@ -68,9 +68,13 @@ class Outgoing(Generic[Item]):
                     self._blocked = False
                     self._manager.feed(WriteDrained(self._owner.number))
         finally:
-            self._writing = False
-            self._waiting.clear()
-            self.unsent = 0
+            self.writing = False
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+        self.unsent = 0
 
     def _take(self) -> tuple[list[Item], int]:
         """The next items and their size: one, and more while they are small."""

@@ -6,19 +6,16 @@ import logging
 import socket
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
-from math import ceil
-from time import monotonic
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
 from qaws_proto import ConfigError, WebSocketConfig
-from qaws_proto.effects import StartRun
 
 from .accepting import Acceptor
+from .host import AnyioHost
 from .listening import Listener, open_listeners, url_of
 from .manager import WebSocketManager
 from .telemetry.log import printable
@@ -32,6 +29,8 @@ Server = TypeVar("Server", bound="ByteServer")
 
 class ByteServer(ABC):
     """A listening gateway. Use as `async with WebSocketServer(agent, config):`, or `start` and `stop`."""
+
+    host: type[AnyioHost] = AnyioHost  # what runs its tasks and its timer
 
     def __init__(
         self, agent: object, config: WebSocketConfig | None = None, *, sockets: Sequence[socket.socket] | None = None
@@ -49,6 +48,7 @@ class ByteServer(ABC):
         self._acceptor: Acceptor | None = None  # while this server is started
         self._tls: ssl.SSLContext | None = None
         self._drained = anyio.Event()
+        self._host = self.host(self.manager.wake)
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -76,12 +76,13 @@ class ByteServer(ABC):
         listeners = await open_listeners(self.config, self._given)
         try:
             self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
-            self.manager.attach(self)
+            self.manager.attach(self._host)
             self.manager.drained = self._drained.set
             self._listeners = listeners
             self.port = next((one.socket.getsockname()[1] for one in listeners if not one.local), self.port)
             self._acceptor = Acceptor(self._accepted, self.config.limits.refusal_interval)
-            await self._begin([partial(self._acceptor.accept, listener) for listener in listeners])
+            for listener in listeners:
+                self._host.spawn(self._acceptor.accept, listener)
         except BaseException:
             for listener in listeners:
                 listener.close()
@@ -99,7 +100,7 @@ class ByteServer(ABC):
             await self._drained.wait()
         finally:  # where this is cancelled, whoever waits has lost patience
             self._close()
-        await self._finish(self.config.agent.cancel_grace)
+        await self._host.finish(self.config.agent.cancel_grace)
 
     async def stop_now(self) -> None:
         """Cancel every run and close every connection; a `stop` that waits ends too."""
@@ -107,7 +108,7 @@ class ByteServer(ABC):
             return
         self._close()
         await self._drained.wait()
-        await self._finish(MOMENT)
+        await self._host.finish(MOMENT)
 
     def _close(self) -> None:
         """Listen no more, and send away whoever is still there."""
@@ -153,33 +154,12 @@ class ByteServer(ABC):
         self._tls = context
         LOGGER.info("tls_reloaded cert_file=%s", printable(self.config.security.ssl.cert_file))
 
-    # ── what an event loop has to give ───────────────────────────────────────────────────────────────────────────────
-
-    @abstractmethod
-    async def _begin(self, loops: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        """Run the accept loops, each in a task; they end when the listeners are closed."""
-
-    @abstractmethod
-    async def _finish(self, patience: float) -> None:
-        """Wait for the tasks of connections and runs; agents that do not stop in `patience` seconds are let go (G5)."""
-
-    @abstractmethod
-    def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
-        """Serve a connection in a task of its own."""
-
-    @abstractmethod
-    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
-        """Host: a task for a run."""
-
-    @abstractmethod
-    def wake_at(self, deadline: float | None) -> None:
-        """Host: the one timer."""
+    # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accepted(self, accepted: socket.socket, peer: str | None, listener: Listener) -> None:
-        self._serve(accepted, peer, None if self._tls is None or listener.local else TlsSession(self._tls))
+        tls = None if self._tls is None or listener.local else TlsSession(self._tls)
+        self._host.spawn(self._serve, accepted, peer, tls)
 
-
-def wait_until(deadline: float) -> float:
-    """Seconds from now to a deadline, in whole milliseconds, as uvloop counts them: it would round down, and wake
-    again and again until it is time."""
-    return ceil(max(0.0, deadline - monotonic()) * 1000) / 1000
+    @abstractmethod
+    async def _serve(self, accepted: socket.socket, peer: str | None, tls: TlsSession | None) -> None:
+        """Serve one connection, from its first byte to its last."""

@@ -40,7 +40,7 @@ async def test_a_conversation(adapter: Adapter) -> None:
 async def test_an_idle_connection_is_one_task(adapter: Adapter) -> None:
     async with serving(adapter) as server, connected(await tcp(server)) as client:
         assert await client.ask("hola") == "hola"
-        await until(lambda: len(server._tasks) == 1)  # type: ignore[attr-defined]
+        await until(lambda: server._host.running == len(server.sockets) + 1)
 
 
 async def test_a_server_may_be_stopped_by_another_task(adapter: Adapter) -> None:

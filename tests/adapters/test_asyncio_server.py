@@ -58,7 +58,7 @@ async def serving(agent: object = echo, /, **sections: Any) -> AsyncIterator[Web
             yield server
         assert server.manager.gateway.connections == 0
         assert not server.manager._transports
-        assert not server._tasks
+        assert server._host.running == 0
 
 
 def guarded(**more: Any) -> dict[str, Any]:
@@ -324,7 +324,7 @@ async def test_a_reset_in_the_middle_leaves_one_note_and_nothing_else(
             await until(lambda: manager.gateway.connections == 1)
             client.reset()
         await until(lambda: manager.gateway.connections == 0 and not manager._transports)
-        await until(lambda: not server._tasks)
+        await until(lambda: server._host.running == len(server.sockets))
     closed = [message for message in caplog.messages if message.startswith("closed ")]
     assert len(closed) == (1 if where in ("frame", "answer") else 0)
     assert not complaints
@@ -534,7 +534,7 @@ async def test_nothing_is_left_of_connections_that_have_closed() -> None:
             await probe.all()
         async with raw(server, UPGRADE[:10]):
             pass
-        await until(lambda: server.manager.gateway.connections == 0 and not server._tasks)
+        await until(lambda: server.manager.gateway.connections == 0 and server._host.running == len(server.sockets))
 
     async with serving(sessions={"ttl": 0.001}) as server:
         await visit()
