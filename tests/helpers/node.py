@@ -7,6 +7,9 @@
     node.finish(node.only_run, "hello")
     client.expect_event("agent_response", content="hello")
 
+`node.request()` and `node.connect(hosted=True)` give clients behind a host that does HTTP and frames by itself: the
+node hears of them at message level, and everything else about them is the same.
+
 Whatever the test does, every step is checked: C4 (order on the wire and of a session's events), C5 (`wake_at`), C6
 (nothing after the end), C7 (`buffered_bytes`), C8 (one end for each run, nothing after it).
 """
@@ -24,23 +27,26 @@ from qaws_proto.config import AuthenticationConfig
 from qaws_proto.effects import (
     CancelRun,
     CloseWrite,
+    ConnectionEffect,
     Drained,
     DropConnection,
     Effect,
+    MessageEffect,
     Note,
     PauseReading,
     PauseRun,
-    ResumeReading,
     ResumeRun,
     SendBytes,
     StartRun,
 )
 from qaws_proto.inputs import (
     BytesReceived,
+    CloseReceived,
     ConnectionLost,
     ConnectionOpened,
     EofReceived,
     Input,
+    MessageReceived,
     RunChunk,
     RunFailed,
     RunFinished,
@@ -49,6 +55,7 @@ from qaws_proto.inputs import (
     WriteBlocked,
     WriteDrained,
 )
+from tests.helpers.host import Host
 
 MONO = 1000.0
 UNIX = 1_750_000_000.0
@@ -80,6 +87,11 @@ def counter() -> Callable[[], str]:
     """Ids that are the same in every run of a test."""
     ids = (f"id-{number}" for number in range(1, 1_000_000))
     return lambda: next(ids)
+
+
+def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
+    """A request that asks for no WebSocket."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def upgrade(path: str = "/", *headers: str) -> bytes:
@@ -134,7 +146,8 @@ class ServerStream:
     """Decodes what a server writes, and refuses all that RFC 6455 does: one head, minimal unmasked whole frames, at
     most one Close, nothing after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodyless: bool = False) -> None:
+        self.bodyless = bodyless  # what is answered is a HEAD
         self.head: Head | None = None
         self.frames: deque[tuple[int, bytes]] = deque()  # opcode and payload, not yet looked at
         self.closed: tuple[int, str] | None = None
@@ -167,7 +180,8 @@ class ServerStream:
             self.head = Head(101, headers, b"")
             return
         assert "close" in headers["connection"].split(", ")
-        assert len(body) == int(headers.get("content-length", 0)), "one whole answer"
+        length = 0 if self.bodyless else int(headers.get("content-length", 0))
+        assert len(body) == length, "one whole answer"
         self._buffer = b""
         self.head = Head(int(status), headers, body)
         self.closed = (int(status), "http")
@@ -194,12 +208,13 @@ class ServerStream:
 
 
 class Client:
-    """One peer of a node: what it sends, and what it has heard."""
+    """One peer of a node: what it sends, and what it has heard. Behind a `host` the node is told of messages."""
 
-    def __init__(self, node: NodeUnderTest, number: int) -> None:
+    def __init__(self, node: NodeUnderTest, number: int, host: Host | None = None) -> None:
         self.node = node
         self.number = number
-        self.stream = ServerStream()
+        self.host = host
+        self.stream = ServerStream(bodyless=host is not None and host.request.method == "HEAD")
         self.write_closed = False  # the server has half-closed
         self.dropped = False
         self.paused = False  # the server does not read
@@ -214,8 +229,28 @@ class Client:
 
     def send_bytes(self, data: bytes) -> list[Effect]:
         """Send bytes, in one read."""
+        if self.host is not None:
+            return self._send_by_host(self.host, data)
         self.read = max(self.read, len(data))
         return self.node.step(BytesReceived(self.number, data))
+
+    def _send_by_host(self, host: Host, data: bytes) -> list[Effect]:
+        effects: list[Effect] = []
+        for event in host.read(self.number, data):
+            effects += self.node.step(event)
+            if answer := host.answer_close():
+                self.stream.receive(answer)
+        return effects
+
+    def say(self, message: str | bytes) -> list[Effect]:
+        """Send a message to a node at message level, as it is."""
+        return self.node.step(MessageReceived(self.number, message))
+
+    def leave(self, code: int = 1000) -> list[Effect]:
+        """Let the host of a node at message level say that the peer has closed."""
+        assert self.host is not None
+        self.host.closed = code
+        return self.node.step(CloseReceived(self.number, code))
 
     def send(self, event: object) -> list[Effect]:
         """Send an event, or a text as it is."""
@@ -242,6 +277,12 @@ class Client:
         """Read again."""
         self.blocked = False
         return self.node.step(WriteDrained(self.number))
+
+    @property
+    def refused(self) -> tuple[int, str] | None:
+        """The close code and the word that its host was told instead of an answer."""
+        assert self.host is not None
+        return self.host.refused
 
     # ── what it expects ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -384,10 +425,18 @@ class NodeUnderTest:
         client.send_bytes(upgrade(path, *headers))
         return client
 
-    def connect(self, user_id: str | None = None, *, peer: str | None = ADDRESS) -> Client:
+    def request(self, data: bytes | None = None, *, denial: bool = True, peer: str | None = ADDRESS) -> Client:
+        """A peer connects to a host, with this request (an upgrade); the node is told of it at message level."""
+        number, host = len(self.clients), Host(upgrade() if data is None else data, denial=denial)
+        client = self.clients[number] = Client(self, number, host)
+        self.step(host.open(number, peer))
+        client.send_bytes(b"")  # what came behind the head
+        return client
+
+    def connect(self, user_id: str | None = None, *, peer: str | None = ADDRESS, hosted: bool = False) -> Client:
         """A peer connects, and has been welcomed; with a token of `user_id`, where one is given."""
         headers = () if user_id is None else (f"Authorization: Bearer {token(user_id, unix=self.now.unix)}",)
-        client = self.upgrade(*headers, peer=peer)
+        client = self.request(upgrade("/", *headers), peer=peer) if hosted else self.upgrade(*headers, peer=peer)
         client.expect_http(101)
         client.expect_system("connection_established")
         return client
@@ -465,7 +514,7 @@ class NodeUnderTest:
                 last[effect.connection] = type(effect)
 
     def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, SendBytes | CloseWrite | DropConnection | PauseReading | ResumeReading):
+        if isinstance(effect, ConnectionEffect):
             client = self.clients[effect.connection]
             assert not client.dropped, f"C6: {effect} after the end"
             self._tell(client, effect)
@@ -496,7 +545,11 @@ class NodeUnderTest:
 
     def _tell(self, client: Client, effect: Effect) -> None:
         if isinstance(effect, SendBytes):
+            assert client.host is None, "bytes for a host"
             client.hear(effect.data)
+        elif isinstance(effect, MessageEffect):
+            assert client.host is not None, "a message, and no host"
+            client.hear(client.host.write(effect))
         elif isinstance(effect, CloseWrite):
             assert not client.write_closed, "half-closed twice"
             client.write_closed = True
