@@ -234,8 +234,7 @@ class Connection:
         """Send a message that is in no session's log; while the peer is blocked it waits, within bounds (C1)."""
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return
-        sent = self._link.text(message)
-        self._out.send(sent, len(sent) if isinstance(sent, bytes) else len(message.payload))
+        self._out.send(self._link.text(message), message.size)
         if self._out.queued > self._node.config.limits.out_top:
             self.fall_behind(now)
         elif self._out.blocked:
@@ -422,6 +421,8 @@ class Connection:
     def _peer_closed(self, code: int, now: Now) -> None:
         """Answer the peer's Close with its own code, or take it for the answer to ours."""
         if self.phase is not Phase.CLOSING:
+            if self._link.framed:  # the host has answered: nothing more can be said
+                self._out.clear()
             self._unblock()
             self._send_close(code)
             self._end = (code, "peer")

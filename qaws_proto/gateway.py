@@ -106,8 +106,8 @@ class Gateway:
     def step(self, event: Input, now: Now) -> list[Effect]:
         """Take one thing that happened at `now`; the things that must be done, in order.
 
-        Raises TypeError for what is no input and ValueError for a connection number that was never opened, or opened
-        twice: mistakes of the caller, which leave the node as it was.
+        Raises TypeError for what is no input and ValueError for a connection number that was never opened or opened
+        twice, for bytes where messages are due and the reverse: mistakes of the caller, which leave the node as it was.
         """
         route = self._routes.get(type(event))
         if route is None:

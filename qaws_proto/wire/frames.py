@@ -267,6 +267,12 @@ class Encoded:
         self._text: str | None = None
 
     @property
+    def size(self) -> int:
+        """Bytes of its frame, whoever makes it."""
+        length = len(self.payload)
+        return length + (2 if length < 126 else 4 if length < 65536 else 10)
+
+    @property
     def frame(self) -> bytes:
         """The payload in one text frame."""
         if self._frame is None:
