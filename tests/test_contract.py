@@ -1,7 +1,8 @@
 """The contract of `Gateway.step`, C1 to C8, for histories that nobody would think of.
 
 A history is a list of `Act`s: what peers, agents, clocks and operators do. `play` performs it on a `NodeUnderTest`,
-which checks the clauses step by step; what can only be judged at the end is judged by `check_ends`. A failing property
+which checks the clauses step by step; what can only be judged at the end is judged by `check_ends`. Some of the peers
+stand behind a host that frames by itself, so that every property is one of both kinds of connections. A failing one
 prints its history: paste it into a test that calls `play`.
 """
 
@@ -16,7 +17,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qaws_proto import Gateway, WebSocketConfig
-from qaws_proto.effects import CloseWrite, DropConnection, Effect, PauseReading, ResumeReading, SendBytes
+from qaws_proto.effects import (
+    CloseWrite,
+    DropConnection,
+    Effect,
+    MessageEffect,
+    PauseReading,
+    ResumeReading,
+    SendBytes,
+)
 from qaws_proto.inputs import DrainRequested, RunStarted, StopRequested, TimerFired
 from tests.helpers.node import (
     BINARY,
@@ -30,6 +39,7 @@ from tests.helpers.node import (
     configure,
     counter,
     frame,
+    request,
     text,
     token,
     upgrade,
@@ -132,6 +142,7 @@ def stop(node: NodeUnderTest) -> None:
 AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "open": lambda node, peer: node.open(peer),
     "connect": lambda node, hello: node.open().send_bytes(hello),
+    "request": lambda node, asked: node.request(asked[0], denial=asked[1]),
     "wait": lambda node, seconds: node.advance(seconds),
     "wake": lambda node, _: node.step(TimerFired()),
     "jump": lambda node, seconds: node.jump(seconds),
@@ -203,6 +214,19 @@ hellos = st.sampled_from(
     + [upgrade("/", f"Authorization: Bearer {TOKENS[0]}"), upgrade("/", f"Authorization: Bearer {TOKENS[1]}")] * 2
     + [upgrade() + text({"type": "auth", "token": TOKENS[2]})]
 )
+asked = st.tuples(
+    st.one_of(
+        hellos,
+        hellos,
+        st.sampled_from([
+            upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), request("/healthz"), request(),
+            request("/readyz", method="HEAD"), request("/readyz", method="OPTIONS"), request("/", method="POST"),
+            upgrade("/", "Origin: https://evil.example"), upgrade("/", "Sec-WebSocket-Protocol: a, qaws.v1"),
+            upgrade() + text(chat()) + text({"type": "ping"}), upgrade("/", "Authorization: Bearer wrong"),
+        ]),
+    ),
+    st.booleans(),
+)  # fmt: skip
 heads = st.one_of(
     hellos,
     st.sampled_from([
@@ -251,6 +275,7 @@ agent_acts = st.one_of(
 )
 peer_acts = st.one_of(
     act("connect", what=hellos),
+    act("request", what=asked),
     act("say", what=good),
     act("say", what=partial),
     act("block", "block", "unblock"),
@@ -284,7 +309,7 @@ scenes = st.one_of(
     st.lists(peer_acts, min_size=1, max_size=3),
     st.lists(rare_acts, min_size=1, max_size=2),
 )
-connects = act("connect", who=0, what=hellos)
+connects = st.one_of(act("connect", who=0, what=hellos), act("request", who=0, what=st.tuples(hellos, st.booleans())))
 stops = act("drain", "drain", "stop", who=0)
 histories = st.tuples(
     st.lists(connects, min_size=1, max_size=3),
@@ -297,6 +322,7 @@ configs = st.sampled_from(sorted(CONFIGS))
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 HELLO = Act("connect", what=upgrade())
+HOSTED = Act("request", what=(upgrade(), True))
 ASK = Act("say", 0, text(chat(id="m1", stream=True)))
 CANCEL = text({"type": "cancel", "correlation_id": "m1"})
 
@@ -323,6 +349,9 @@ CANCEL = text({"type": "cancel", "correlation_id": "m1"})
     ],
     "open",
 )
+@example([HOSTED, ASK, Act("yield", 0, "a"), Act("block"), Act("yield", 0, "x" * 1000), Act("lose")], "open")
+@example([HOSTED, Act("block"), Act("say", 0, text(chat(a=1, b=1, c=1, d=1, e=1)) * 39)], "open")
+@example([HOSTED, ASK, Act("block"), Act("say", 0, text(chat(a=1)) + close_frame()), Act("yield", 0, "a")], "open")
 @given(histories, configs)
 def test_a_node_keeps_its_contract_whatever_happens(history: list[Act], config: str) -> None:
     node = play(history, CONFIGS[config])
@@ -422,7 +451,8 @@ def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:
         elif isinstance(effect, SendBytes):
             lane.append(effect.data)
         else:
-            assert isinstance(effect, CloseWrite | DropConnection) or not hasattr(effect, "connection")
+            known = isinstance(effect, MessageEffect | CloseWrite | DropConnection)
+            assert known or not hasattr(effect, "connection")
             lane.append(repr(effect))
     return by
 
