@@ -425,7 +425,6 @@ def test_a_peer_without_progress_is_closed_and_its_session_stays() -> None:
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.row("F11")
 @pytest.mark.parametrize("authentication", [False, True])
 def test_the_host_pings_and_the_node_does_not(authentication: bool) -> None:
     node = NodeUnderTest(configure(authentication=authentication))
