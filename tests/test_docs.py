@@ -29,8 +29,12 @@ from signal import SIGTERM
 from typing import Any, NamedTuple, get_args
 
 import pytest
+from click import UsageError
 from cyclopts import CycloptsError
+from granian.cli import cli as granian
+from hypercorn.config import Config as HypercornConfig
 from pydantic import BaseModel
+from uvicorn.main import main as uvicorn
 from websockets.asyncio.client import connect
 
 from qaws import WebSocketConfig, WebSocketServer, __version__
@@ -46,6 +50,7 @@ from tests.foreign.test_foreign_clients import in_a_browser
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
 PATIENCE = 30  # seconds for a program to end
+SETTING = re.compile(r"`(--[a-z0-9-]+ [a-z0-9]+|[a-z0-9_]+ = \d+)`")  # of an ASGI server
 PORT, TOKEN = "8765", "eyJ…"
 
 
@@ -492,6 +497,31 @@ def test_inputs_and_effects_of_the_drive_loop(head: str, union: object) -> None:
 
 
 # ── links, paths, versions ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_a_setting(host: str, setting: str) -> bool:
+    """Whether an ASGI server takes a setting, as it is installed."""
+    if host == "hypercorn":
+        name, _, value = setting.partition(" = ")
+        default = getattr(HypercornConfig, name, ...)
+        return default is not ... and isinstance(int(value), int)
+    command = {"uvicorn": uvicorn, "granian": granian}[host]
+    try:
+        command.make_context(host, ["module:app", *setting.split()])
+    except UsageError:
+        return False
+    return True
+
+
+def test_settings_of_asgi_servers_are_theirs() -> None:
+    rows = cells("docs/guarantees.md", "## Under ASGI")
+    assert {host for host, *_ in rows} == {"uvicorn", "hypercorn", "granian"}
+    named = [(host, setting) for host, *cells in rows for cell in cells for setting in SETTING.findall(cell)]
+    assert len(named) >= len(rows)
+    assert not [setting for setting in named if not is_a_setting(*setting)]
+    assert not is_a_setting("uvicorn", "--ws-max-sise 1")
+    assert not is_a_setting("granian", "--http1-buffer-size 1")
+    assert not is_a_setting("hypercorn", "websocket_max_size = 1")
 
 
 def links(page: Path) -> list[str]:
