@@ -263,6 +263,8 @@ class WebSocketManager:
         context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
         end: Input = RunFailed(run.run_id)
         try:
+            if self._performing:  # the loop begins tasks at once: first all that goes with the start, a cancel too
+                await anyio.lowlevel.checkpoint()
             with anyio.CancelScope() as active.scope:
                 if not active.cancelled:
                     end = await self._call(self._agent, run, context, active)

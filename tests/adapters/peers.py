@@ -21,6 +21,14 @@ from qaws_proto.wire.frames import CloseReceived, TextReceived
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
+def eager_event_loop() -> asyncio.AbstractEventLoop:
+    """An asyncio event loop whose tasks begin within the call that makes them (CPython 3.12 and later)."""
+    assert hasattr(asyncio, "eager_task_factory")
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
 class AsyncioHost:
     """Tasks and the one timer of an asyncio event loop."""
 
