@@ -3,14 +3,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --all-extras --no-header \
+	--no-emit-index-url --no-emit-find-links
 
-.PHONY: demo test run lint bench wheel requirements run-websocket run-websocket-demo test-websocket clean
+.DELETE_ON_ERROR:
+.PRECIOUS: $(VENV)/%/.ready
+.PHONY: demo test test-all test-others run lint bench wheel requirements run-websocket run-websocket-demo test-websocket clean
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
 
 test: $(READY)  ## run the tests; ARGS="-k name" selects some
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: test test-others  ## the tests on each CPython from 3.11 on that is here, and with the lowest versions allowed
+
+test-others: $(READY)  ## what test-all does beside test
+	@set -e; versions=$$($(BIN)/python .ci/pythons.py); for version in $$versions; do \
+		[ -e $(BIN)/python$$version ] || $(MAKE) --no-print-directory test-on-$$version; \
+	done
+	@$(MAKE) --no-print-directory test-on-lowest
+
+test-on-%: $(VENV)/%/.ready  ## the tests in another environment: test-on-3.12, or test-on-lowest
+	@echo "tests on $*"
+	@$(VENV)/$*/bin/python -m pytest $(ARGS)
 
 run: $(READY)  ## serve on ws://localhost:8765/ for development; ARGS="--port 9000" and the like
 	@$(BIN)/qaws serve --dev $(ARGS)
@@ -36,8 +52,7 @@ run-websocket-demo: demo
 test-websocket: test
 
 requirements: $(READY)  ## pin the development tools again
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-emit-find-links --upgrade --all-extras --group dev --output-file .ci/requirements.txt pyproject.toml
+	@$(COMPILE) --universal --generate-hashes --upgrade --group dev --output-file .ci/requirements.txt
 
 clean:  ## forget what was set up
 	@rm -rf $(VENV)
@@ -47,3 +62,23 @@ $(READY): pyproject.toml .ci/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Environments for other Pythons and other versions. uv makes them in seconds, and needs nothing from that Python.
+define environment
+@python="$$($(BIN)/python .ci/pythons.py $(1))" && $(BIN)/uv venv --quiet --clear --python "$$python" $(@D)
+@$(BIN)/uv pip install --quiet --python $(@D) --require-hashes --requirements $(2)
+@$(BIN)/uv pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
+@touch $@
+endef
+
+$(VENV)/%/.ready: pyproject.toml .ci/requirements.txt | $(READY)
+	$(call environment,$*,.ci/requirements.txt)
+
+$(VENV)/lowest/.ready: $(VENV)/lowest.txt | $(READY)
+	$(call environment,3.11,$<)
+
+# What users install at the lowest versions allowed, the development tools as they are pinned where these let them.
+$(VENV)/lowest.txt: pyproject.toml .ci/requirements.txt | $(READY)
+	@$(COMPILE) --resolution lowest-direct >$(VENV)/floors.txt
+	@cp .ci/requirements.txt $@
+	@$(COMPILE) --generate-hashes --group dev --constraint $(VENV)/floors.txt --output-file $@

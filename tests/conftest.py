@@ -1,4 +1,4 @@
-"""What every test runs under: the Hypothesis profile that HYPOTHESIS_PROFILE names (dev, ci or deep).
+"""What every test runs under: the Hypothesis profile that HYPOTHESIS_PROFILE names (dev, ci, short or deep).
 
 Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.clause("C3")`.
 """
@@ -12,9 +12,11 @@ from datetime import timedelta
 import pytest
 from hypothesis import settings
 
-# dev is quick at the desk; ci gives the same verdict every time, on a machine of any speed; deep is for a long night.
+# dev is quick at the desk; ci gives the same verdict every time, on a machine of any speed;
+# short is for a further Python, when another one had its full share; deep is for a long night.
 settings.register_profile("dev", max_examples=50, deadline=timedelta(seconds=1))
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("short", max_examples=20, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
