@@ -68,7 +68,7 @@ def _proxy(text: str) -> str:
 def host_and_port(address: str) -> tuple[str, int] | None:
     """An entry of `server.listen` as host and port; None where it is no such address."""
     match = _HOST_AND_PORT.match(address)
-    return None if match is None else (match[1].strip("[]"), int(match[2]))
+    return None if match is None or match[1] in ("fd", UNIX) else (match[1].strip("[]"), int(match[2]))
 
 
 def _listen_address(text: str) -> str:
@@ -117,7 +117,9 @@ class ServerConfig(Section):
         "`fd:number`, `systemd`",
     )
     unix_mode: str | None = Field(
-        default=None, pattern=r"^0?[0-7]{3}$", description="permissions of `unix:` sockets, such as 660; by the umask"
+        default=None,
+        pattern=r"^0?[0-7]{3}$",
+        description="permissions of `unix:` sockets, such as 660; not set: what the umask leaves",
     )
     path: str = Field(default="/", pattern=r"^/[!-~]*$", description="path of the WebSocket")
     max_connections: Count = Field(default=100, description="open connections on the node; more are refused with 503")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import anyio
@@ -130,4 +130,17 @@ async def tcp(server: ByteServer, tls: ssl.SSLContext | None = None) -> anyio.ab
     stream = await anyio.connect_tcp("127.0.0.1", server.port)
     if tls is None:
         return stream
-    return await TLSStream.wrap(stream, hostname="localhost", ssl_context=tls, standard_compatible=False)
+    try:
+        return await TLSStream.wrap(stream, hostname="localhost", ssl_context=tls, standard_compatible=False)
+    except BaseException:
+        await stream.aclose()
+        raise
+
+
+async def rest(stream: anyio.abc.ByteStream) -> bytes:
+    """Everything that comes until the end, whichever way it ends."""
+    data = b""
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        while True:
+            data += await stream.receive()
+    return data
