@@ -404,7 +404,8 @@ def test_shown_files_are_configurations(block: Block, tmp_path: Path) -> None:
     file.write_text(block.text, "utf-8")
     settings = load(file, environ={"WEBSOCKET_JWT_SECRET": "s" * 48}, dotenv=None)
     settings.config.require_safe()
-    assert settings.sources["server.port"].startswith(f"{file}:")
+    where = "server.listen" if settings.config.server.listen else "server.port"
+    assert settings.sources[where].startswith(f"{file}:")
 
 
 def test_the_sample_of_the_settings_page_is_the_one_the_tests_serve() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,7 +20,9 @@ from .agents import AgentError, load_agent
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .conversation import Conversation, ConversationError
+from .serving import AdapterName, Backend, UsageError, choose, serve_until_signal
 from .settings import load
+from .tls import tls_context
 
 USAGE_ERROR, FAILURE = 2, 1
 DEV_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
@@ -46,13 +45,16 @@ def serve(
     config: Path | None = None,
     host: str | None = None,
     port: int | None = None,
+    listen: Annotated[list[str] | None, Parameter(negative=())] = None,
     agent: str = "echo",
+    adapter: AdapterName | None = None,
+    backend: Backend | None = None,
     no_auth: Annotated[bool, Flag()] = False,
     dev: Annotated[bool, Flag()] = False,
     allow_public: Annotated[bool, Flag()] = False,
     allow_weak_secret: Annotated[bool, Flag()] = False,
 ) -> int:
-    """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once.
+    """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once. SIGHUP reloads TLS files.
 
     Parameters
     ----------
@@ -62,8 +64,14 @@ def serve(
         Address to listen on.
     port
         Port to listen on; 0 takes a free one.
+    listen
+        Address to listen on instead, as often as wanted: host:port, [IPv6]:port, unix:/path, fd:number, systemd.
     agent
         `echo`, or `module:attribute` (an object, a class or a factory).
+    adapter
+        The server: `asyncio`, the faster one, or `anyio`, which runs on trio too.
+    backend
+        The event loop (default: uvloop where it is installed). `trio` implies the adapter `anyio`.
     no_auth
         Let everybody in without a token; refused on a public address without --allow-public.
     dev
@@ -73,11 +81,8 @@ def serve(
     allow_weak_secret
         Allow a secret shorter than 32 bytes.
     """
-    overrides: dict[str, object] = {}
-    if host is not None:
-        overrides["server.host"] = host
-    if port is not None:
-        overrides["server.port"] = port
+    choice = choose(adapter, backend)
+    overrides = _addresses(host, port, listen)
     if no_auth:
         overrides["security.authentication.enabled"] = False
     if allow_public:
@@ -89,16 +94,29 @@ def serve(
         listed = load(config, overrides=overrides).config.security.cors.origins
         overrides["security.cors.origins"] = list(dict.fromkeys([*listed, *DEV_ORIGINS]))
     settings = load(config, overrides=overrides).config
-    if not settings.enabled:
-        raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
+    _require_enabled(settings)
     from .telemetry import configure_logging
 
     configure_logging(settings.logging)
-    server = WebSocketServer(_agent(agent), settings)
+    server = choice.server(_agent(agent), settings)
     if dev and settings.security.authentication.enabled:
         print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
-    _run(_serve_until_signal(server))
+    choice.run(serve_until_signal, server)
     return 0
+
+
+def _addresses(host: str | None, port: int | None, listen: list[str] | None) -> dict[str, object]:
+    """What the command line says about where to listen: it goes over the whole of what the file says."""
+    if listen and (host is not None or port is not None):
+        raise UsageError("--listen stands instead of --host and --port: give one or the other")
+    overrides: dict[str, object] = {}
+    if host is not None:
+        overrides["server.host"] = host
+    if port is not None:
+        overrides["server.port"] = port
+    if listen or overrides:
+        overrides["server.listen"] = listen or []
+    return overrides
 
 
 @app.command
@@ -174,8 +192,15 @@ def check(file: Path | None = None) -> int:
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for key, value, source in rows:
         print(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}")
+    _require_enabled(settings.config)
     settings.config.require_safe()
+    tls_context(settings.config.security.ssl)
     return 0
+
+
+def _require_enabled(config: WebSocketConfig) -> None:
+    if not config.enabled:
+        raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -183,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # where its reader has gone, it is told here and not when the interpreter ends
-    except CycloptsError as error:
+    except (CycloptsError, UsageError) as error:
         _complain(" ".join(str(error).split()))
         status = USAGE_ERROR
     except (ConfigError, AgentError, ConversationError, ValueError) as error:
@@ -227,37 +252,6 @@ def _run(main: Coroutine[Any, Any, Result]) -> Result:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
-
-
-async def _serve_until_signal(server: WebSocketServer) -> None:
-    loop = asyncio.get_running_loop()
-    first, second = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (second if first.is_set() else first).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        await server.start()
-    except OSError as error:
-        where = f"{server.config.server.host}:{server.config.server.port}"
-        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from None
-    print(f"listening on {server.url}", file=sys.stderr, flush=True)
-    await first.wait()
-    drain = asyncio.ensure_future(server.stop())
-    at_once = asyncio.ensure_future(second.wait())
-    await asyncio.wait([drain, at_once], return_when=asyncio.FIRST_COMPLETED)
-    at_once.cancel()
-    if not drain.done():
-        drain.cancel()
-        await server.stop_now()
-    with suppress(asyncio.CancelledError):
-        await drain
-    if server.manager.gateway.runs:  # of agents that ignore their cancellation, as they would that of the event loop
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
 
 
 async def _demo() -> int:

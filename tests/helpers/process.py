@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-READY = re.compile(r"^listening on (ws{1,2}://\S+)$")
+READY = re.compile(r"^listening on (wss?(?:://|\+unix:)\S+)$")
 PATIENCE = 30  # seconds for a process to say that it is ready, or to end
 
 
@@ -21,27 +21,48 @@ class Served(NamedTuple):
     url: str
     process: subprocess.Popen[str]
     log: list[str]
+    changed: threading.Condition
+
+    def logged(self, part: str) -> str:
+        """The first line on standard error with that in it, now or soon."""
+        with self.changed:
+            found = self.changed.wait_for(lambda: [line for line in self.log if part in line], PATIENCE)
+        assert found, f"{part!r} was not said, but {self.log}"
+        return found[0]
 
 
 @contextmanager
-def serving(*arguments: str, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Iterator[Served]:
-    """A server that is ready, on a free port; it is asked to stop at the end, and must end with 0."""
+def serving(
+    *arguments: str,
+    port: str | None = "0",
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Served]:
+    """A server that is ready, on a free port; it is asked to stop at the end, and must end with 0.
+
+    `before` is a command that ends by executing the one behind it.
+    """
     process = subprocess.Popen(
-        qaws("serve", "--port", "0", *arguments),
+        [*before, *qaws("serve", *([] if port is None else ["--port", port]), *arguments)],
         env={**os.environ, **(env or {})},
         cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        pass_fds=pass_fds,
     )
     log: list[str] = []
-    ready, found = threading.Event(), []
+    ready, found, changed = threading.Event(), [], threading.Condition()
     assert process.stderr is not None
     lines = process.stderr
 
     def read() -> None:
         for line in lines:
-            log.append(line.rstrip("\n"))
+            with changed:
+                log.append(line.rstrip("\n"))
+                changed.notify_all()
             match = READY.match(log[-1])
             if match:
                 found.append(match[1])
@@ -53,7 +74,7 @@ def serving(*arguments: str, env: Mapping[str, str] | None = None, cwd: str | No
     try:
         assert ready.wait(PATIENCE), "the server said nothing"
         assert found, "\n".join(log)
-        yield Served(found[0], process, log)
+        yield Served(found[0], process, log, changed)
         process.terminate()
         assert process.wait(PATIENCE) == 0, "\n".join(log)
     finally:

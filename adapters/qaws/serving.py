@@ -1,0 +1,97 @@
+"""How `qaws serve` runs: which server on which event loop, and what signals do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import anyio
+import anyio.abc
+
+from qaws_proto import ConfigError, WebSocketConfig
+
+from .server import ByteServer
+
+AdapterName = Literal["asyncio", "anyio"]
+Backend = Literal["asyncio", "uvloop", "trio"]
+
+RELOAD = getattr(signal, "SIGHUP", None)  # there is none on Windows
+STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+class UsageError(ValueError):
+    """What was asked for on the command line does not go together, or is not installed."""
+
+
+class Choice(NamedTuple):
+    """A server class by the name of its module, and an event loop."""
+
+    adapter: AdapterName
+    backend: Backend
+
+    def server(self, agent: object, config: WebSocketConfig) -> ByteServer:
+        """The server, not started."""
+        if self.adapter == "anyio":
+            from .anyio_server import WebSocketServer as AnyioServer
+
+            return AnyioServer(agent, config)
+        from .asyncio_server import WebSocketServer as AsyncioServer
+
+        return AsyncioServer(agent, config)
+
+    def run(self, main: Callable[[ByteServer], Awaitable[None]], server: ByteServer) -> None:
+        """Run `main` on this event loop, to its end."""
+        options: Mapping[str, Any] = {} if self.backend == "trio" else {"use_uvloop": self.backend == "uvloop"}
+        name = "trio" if self.backend == "trio" else "asyncio"
+        anyio.run(main, server, backend=name, backend_options=dict(options))
+
+
+def choose(adapter: AdapterName | None, backend: Backend | None) -> Choice:
+    """What was asked for; for the rest the fastest that is installed. Raises UsageError where that cannot be had."""
+    if backend is None:
+        backend = "uvloop" if find_spec("uvloop") else "asyncio"
+    elif backend != "asyncio" and find_spec(backend) is None:
+        raise UsageError(f"--backend {backend}: {backend} is not installed (pip install 'qaws-gateway[{backend}]')")
+    if adapter == "asyncio" and backend == "trio":
+        raise UsageError("--adapter asyncio does not run on --backend trio; --adapter anyio does")
+    return Choice(adapter or ("anyio" if backend == "trio" else "asyncio"), backend)
+
+
+async def serve_until_signal(server: ByteServer) -> None:
+    """Serve until SIGINT or SIGTERM, then drain; a second one stops at once. SIGHUP reads the TLS files again."""
+    signals = STOP if RELOAD is None else (*STOP, RELOAD)
+    with anyio.open_signal_receiver(*signals) as received:
+        try:
+            await server.start()
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {error.filename}: {error.strerror or error}") from None
+        for url in server.urls:
+            print(f"listening on {url}", file=sys.stderr, flush=True)
+        async with anyio.create_task_group() as group:
+            stopping = False
+            async for number in received:
+                if number == RELOAD:
+                    with suppress(ConfigError):  # which is in the log
+                        server.reload_tls()
+                elif stopping:
+                    await server.stop_now()
+                    break
+                else:
+                    stopping = True
+                    group.start_soon(_drain, server, group.cancel_scope)
+            group.cancel_scope.cancel()
+    if server.manager.gateway.runs:  # of agents that ignore their cancellation, as they would that of the event loop
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+async def _drain(server: ByteServer, waiting: anyio.CancelScope) -> None:
+    await server.stop()
+    waiting.cancel()
