@@ -109,6 +109,13 @@ class Fault(Enum):
 
     # Agents (GUARANTEES G1 to G8)
     AGENT_ERROR = Row(AGENT, YES, "agent error", "The agent failed", code="AGENT_ERROR")
+    AGENT_BUSY = Row(AGENT, LATER, "agent busy", "The agent has too much to do; ask again later", code="AGENT_ERROR")
+    AGENT_UNAVAILABLE = Row(
+        AGENT, BACK_OFF, "agent unavailable", "The agent cannot be reached; ask again in a while", code="AGENT_ERROR"
+    )
+    AGENT_REFUSED = Row(
+        AGENT, NO, "agent refused", "The agent refused, and would again; tell whoever runs it", code="AGENT_ERROR"
+    )
     AGENT_TIMEOUT = Row(AGENT, YES, "agent timeout", "The agent took too long", code="AGENT_TIMEOUT")
     RESPONSE_TOO_LARGE = Row(AGENT, NO, "response too large", "The answer grew too large", code="RESPONSE_TOO_LARGE")
 

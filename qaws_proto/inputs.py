@@ -119,10 +119,15 @@ class RunFinished(NamedTuple):
 
 
 class RunFailed(NamedTuple):
-    """An agent raised, or ended a cancelled run. `cause` goes into the note untouched, and nowhere else."""
+    """An agent raised, or ended a cancelled run. `cause` goes into the note untouched, and nowhere else.
+
+    `reason` is `busy`, `unavailable` or `refused` where the agent could tell; `retry_after` is seconds.
+    """
 
     run_id: str
     cause: BaseException | None = None
+    reason: str | None = None
+    retry_after: float | None = None
 
 
 class DrainRequested(NamedTuple):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from qaws_proto import ConfigError, EventContext, EventType, WebSocketConfig
 
-from .agents import AgentError, AgentInterface, AgentReply, AgentStep, RunContext
+from .agents import AgentError, AgentFailure, AgentInterface, AgentReply, AgentStep, RunContext
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .manager import WebSocketManager
@@ -17,6 +17,7 @@ __version__ = version("qaws-gateway")
 
 __all__ = [
     "AgentError",
+    "AgentFailure",
     "AgentInterface",
     "AgentReply",
     "AgentStep",

@@ -46,7 +46,7 @@ from qaws_proto.inputs import (
     TimerFired,
 )
 
-from .agents import PIECES, Agent, AgentReply, AgentStep, RunContext
+from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
 from .telemetry import NoteLogger
 
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
@@ -287,7 +287,7 @@ class WebSocketManager:
             # An agent may raise anything, its own CancelledError and SystemExit too; only a real cancellation goes on.
             if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled(active):
                 raise
-            return RunFailed(run.run_id, error)
+            return _failed(run.run_id, error)
         if answer is PIECES:
             return RunFinished(run.run_id)
         reply = answer if isinstance(answer, AgentReply) else AgentReply(cast(str, answer))
@@ -306,6 +306,14 @@ class WebSocketManager:
             await active.resumed.wait()
         if active.yielded % YIELD_EVERY == 0 or active.cancelled:
             await anyio.lowlevel.checkpoint()
+
+
+def _failed(run_id: str, error: BaseException) -> RunFailed:
+    """The end of a run whose agent raised, with its advice where it gave some."""
+    if not isinstance(error, AgentFailure):
+        return RunFailed(run_id, error)
+    given = vars(error)  # what a subclass makes of the names may raise in its turn, or never have been set
+    return RunFailed(run_id, error, given.get("reason"), given.get("retry_after"))
 
 
 def _cancelled(active: _ActiveRun) -> bool:

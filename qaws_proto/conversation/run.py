@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from ..clock import Now
 from ..events import ChatMessage
+from ..faults import Fault
 from .session import Session
 
 PIECES = 256  # kept apart until they are joined
+LONGEST_WAIT = 86_400.0  # seconds that a client is told to wait: what an agent gives beyond a day is no help
 
 
 class State(Enum):
@@ -81,3 +84,20 @@ def clean(text: object) -> tuple[str | None, int]:
     except UnicodeEncodeError:
         replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return replaced, len(replaced.encode())
+
+
+def fault_of(reason: object) -> Fault:
+    """The fault of an agent that failed for this reason; another reason than the known ones counts as none."""
+    return _FAULTS.get(reason, Fault.AGENT_ERROR) if type(reason) is str else Fault.AGENT_ERROR
+
+
+def wait_of(retry_after: float | None) -> float | None:
+    """What an agent gave as seconds to wait, a day at most; None where it is no such number."""
+    if retry_after is None or type(retry_after) not in (int, float):  # a subclass could answer anything
+        return None
+    return min(retry_after, LONGEST_WAIT) if 0 <= retry_after < float("inf") else None
+
+
+_FAULTS: Mapping[str, Fault] = {
+    "busy": Fault.AGENT_BUSY, "unavailable": Fault.AGENT_UNAVAILABLE, "refused": Fault.AGENT_REFUSED,
+}  # fmt: skip

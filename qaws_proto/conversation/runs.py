@@ -11,7 +11,7 @@ from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, Star
 from ..events import AgentChunk, AgentResponse, AgentStepEvent, ChatMessage, ErrorEvent, SystemEvent
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
-from .run import Run, State, clean
+from .run import Run, State, clean, fault_of, wait_of
 from .session import Session
 
 STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty ones are bounded too
@@ -208,7 +208,7 @@ class Runs:
         if run is None:
             return
         if run.state is State.RUNNING:
-            self._fail(run, Fault.AGENT_ERROR, now, event.cause)
+            self._fail(run, fault_of(event.reason), now, event.cause, retry_after=wait_of(event.retry_after))
         else:
             self._retire(_begun(run), now)
 
@@ -318,20 +318,23 @@ class Runs:
         )  # fmt: skip
 
     def _fail(
-        self, run: Run, fault: Fault, now: Now, cause: BaseException | None = None, *, stop: bool = False
-    ) -> None:
+        self, run: Run, fault: Fault, now: Now, cause: BaseException | None = None,
+        *, retry_after: float | None = None, stop: bool = False,
+    ) -> None:  # fmt: skip
         """End a run with an error. `stop`: its agent goes on and has to be cancelled."""
         self._flush(run, now)
-        error_id = self._ids()
+        details: dict[str, Scalar] = {"error_id": self._ids()}
+        if retry_after is not None:
+            details["retry_after"] = retry_after
         session, row = run.session, fault.value
         assert row.code is not None
         session.say(
             ErrorEvent(
-                error_code=row.code, error_message=row.text, details={"error_id": error_id},
+                error_code=row.code, error_message=row.text, details=details,
                 session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
             ), now,
         )  # fmt: skip
-        self._note(run, row.code, now, error_id, cause)
+        self._note(run, row.code, now, {"reason": row.word, **details}, cause)
         if stop:
             self._stop(run, now)
         else:
@@ -366,20 +369,19 @@ class Runs:
         )  # fmt: skip
 
     def _note(
-        self, run: Run, end: str, now: Now, error_id: str | None = None, cause: BaseException | None = None
-    ) -> None:
+        self, run: Run, end: str, now: Now, failure: Mapping[str, Scalar] | None = None,
+        cause: BaseException | None = None,
+    ) -> None:  # fmt: skip
         fields: dict[str, Scalar] = {
-            "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end,
+            "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end, **(failure or {}),
         }  # fmt: skip
-        if error_id is not None:
-            fields["error_id"] = error_id
         if self._metrics:
             fields["seconds"] = round(now.mono - run.started_at, 6)
             fields["queued_seconds"] = round(run.started_at - run.submitted_at, 6)
             fields["characters"] = run.chars
             if run.first_chunk_at is not None:
                 fields["first_chunk_seconds"] = round(run.first_chunk_at - run.started_at, 6)
-        self._outbox.add(Note("run", "ERROR" if error_id else "INFO", "run_ended", fields, cause))
+        self._outbox.add(Note("run", "ERROR" if failure else "INFO", "run_ended", fields, cause))
 
 
 _STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]] = {

@@ -10,7 +10,17 @@ from typing import Any
 import anyio
 import pytest
 
-from qaws import AgentError, AgentReply, AgentStep, ConfigError, RunContext, WebSocketConfig, WebSocketManager
+from qaws import (
+    AgentError,
+    AgentFailure,
+    AgentReply,
+    AgentStep,
+    ConfigError,
+    RunContext,
+    WebSocketConfig,
+    WebSocketManager,
+)
+from qaws_proto.faults import Fault
 from qaws_proto.inputs import BytesReceived, ConnectionLost, WriteBlocked, WriteDrained
 
 from .peers import Peer, Recorded, driven, open_config
@@ -114,6 +124,18 @@ class Wordless(Exception):
         raise ValueError("no text")
 
 
+class Unmade(AgentFailure):
+    def __init__(self) -> None:
+        return
+
+
+class Spiteful(AgentFailure):
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("reason", "retry_after"):
+            raise ValueError("secret")
+        return super().__getattribute__(name)
+
+
 def recurse(message: str) -> str:
     return recurse(message)
 
@@ -130,6 +152,8 @@ ERRORS: dict[str, BaseException] = {
     "StopAsyncIteration": StopAsyncIteration("secret"),
     "TimeoutError": TimeoutError("secret"),
     "without a text": Wordless(),
+    "AgentFailure made wrong": Unmade(),
+    "AgentFailure that fails": Spiteful("busy", "secret"),
 }
 
 
@@ -171,6 +195,21 @@ async def test_whatever_an_agent_raises_ends_its_run_and_the_next_message_is_ser
         peer.say("chat_message", content="again")
         assert (await peer.hear("agent_response")).content.endswith("again")
         assert manager.gateway.runs == 0
+
+
+@pytest.mark.row("G2")
+@pytest.mark.clause("C12")
+@pytest.mark.parametrize("form", ["coroutine", "blocking", "pieces", "blocking pieces"])
+async def test_an_agent_may_say_why_it_failed_and_when_to_ask_again(form: str, anyio_backend: str) -> None:
+    failure = AgentFailure("busy", "secret", retry_after=1.5)
+    assert str(failure) == "secret"
+    async with serving(raising(failure, form), anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="now", id="m1")
+        error = await peer.hear("error")
+        assert (error.error_code, error.error_message) == ("AGENT_ERROR", Fault.AGENT_BUSY.value.text)
+        assert error.details == {"error_id": error.details["error_id"], "retry_after": 1.5}
+        assert "secret" not in repr(error)
 
 
 @pytest.mark.row("G2")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qaws_proto.effects import CancelRun, StartRun
+from qaws_proto.faults import Fault
 from qaws_proto.inputs import Input, RunChunk, RunFailed, RunFinished, RunStarted
 from tests.helpers.node import Client, NodeUnderTest, configure
 
@@ -261,6 +262,51 @@ def test_an_agent_that_raises_is_an_error_with_an_opaque_id(cause: BaseException
     assert dict(note.fields)["error_id"] == error["details"]["error_id"]
     assert "secret" not in str(note.fields)
     assert (node.gateway.runs, node.cancelled) == (0, set())
+
+
+@pytest.mark.row("G2")
+@pytest.mark.clause("C12")
+@pytest.mark.parametrize(
+    ("reason", "fault"),
+    [
+        ("busy", Fault.AGENT_BUSY),
+        ("unavailable", Fault.AGENT_UNAVAILABLE),
+        ("refused", Fault.AGENT_REFUSED),
+        ("secret", Fault.AGENT_ERROR),
+        (["busy"], Fault.AGENT_ERROR),
+        (None, Fault.AGENT_ERROR),
+    ],
+)
+def test_an_agent_that_says_why_it_failed_has_the_text_for_it(reason: Any, fault: Fault) -> None:
+    node = NodeUnderTest()
+    client, run_id = asked(node, id="m1")
+    node.fail(run_id, RuntimeError("secret"), reason=reason, retry_after=12.345)
+    error = client.expect_error("AGENT_ERROR", run_id=run_id, correlation_id="m1", error_message=fault.value.text)
+    assert error["details"] == {"error_id": "id-4", "retry_after": 12.345}
+    fields = dict(node.note("run_ended").fields)
+    assert (fields["end"], fields["reason"], fields["retry_after"]) == ("AGENT_ERROR", fault.value.word, 12.345)
+    assert "secret" not in f"{error} {fields}"
+
+
+class Seconds(float):
+    """A subclass, which could answer anything when it is compared or written."""
+
+
+@pytest.mark.row("G2")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (0, 0), (7, 7), (0.25, 0.25), (86_400, 86_400), (86_401, 86_400), (10**400, 86_400), (1e308, 86_400),
+        (-1, None), (-0.001, None), (float("nan"), None), (float("inf"), None), (float("-inf"), None),
+        (True, None), ("7", None), (b"7", None), ([7], None), (Seconds(7), None), (None, None),
+    ],
+)  # fmt: skip
+def test_a_client_is_told_to_wait_for_a_sane_time_or_for_none(given: Any, told: float | None) -> None:
+    node = NodeUnderTest()
+    client, run_id = asked(node)
+    node.fail(run_id, reason="busy", retry_after=given)
+    details = client.expect_error("AGENT_ERROR")["details"]
+    assert details == {"error_id": details["error_id"], **({} if told is None else {"retry_after": told})}
 
 
 @pytest.mark.row("G3")

@@ -465,9 +465,9 @@ class NodeUnderTest:
         """The agent is done."""
         return self.step(RunFinished(run_id, content, **fields))
 
-    def fail(self, run_id: str, cause: BaseException | None = None) -> list[Effect]:
+    def fail(self, run_id: str, cause: BaseException | None = None, **advice: Any) -> list[Effect]:
         """The agent raises, or stops after it was cancelled."""
-        return self.step(RunFailed(run_id, cause))
+        return self.step(RunFailed(run_id, cause, **advice))
 
     # ── the node ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,12 +1,13 @@
 """Agents: what one is, the ones that come with qaws, and finding one by its name."""
 
 from .builtin import echo, load_agent
-from .interface import PIECES, Agent, AgentError, AgentInterface, AgentReply, AgentStep, RunContext
+from .interface import PIECES, Agent, AgentError, AgentFailure, AgentInterface, AgentReply, AgentStep, RunContext
 
 __all__ = [
     "PIECES",
     "Agent",
     "AgentError",
+    "AgentFailure",
     "AgentInterface",
     "AgentReply",
     "AgentStep",

@@ -52,6 +52,22 @@ class AgentError(TypeError):
     """This object cannot be called as an agent; the text says why."""
 
 
+class AgentFailure(Exception):
+    """An agent raises this to say why it failed, so that its client is told whether to ask again.
+
+    `reason` is `busy` (too much to do), `unavailable` (broken or out of reach) or `refused` (asking again will not
+    help); `retry_after` is seconds, where they are known. `text` is for the log alone, and only where
+    `logging.log_agent_errors` lets texts in.
+    """
+
+    def __init__(
+        self, reason: Literal["busy", "unavailable", "refused"], text: str = "", *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
 PIECES = object()  # what `Agent.run` gives where the pieces were the answer
 Emit = Callable[[object], Coroutine[Any, Any, None]]
 _CONTEXT = ("run_id", "session_id", "user_id", "stream", "metadata")
