@@ -79,6 +79,7 @@ class WebSocketApp:
             yield
         await self.drain()
         await self._host.finish(self.config.agent.cancel_grace)
+        await self.manager.close_agent(self.config.agent.cancel_grace)
 
     async def drain(self) -> None:
         """Stop gracefully: no new clients, runs may finish, then every connection is closed (D1)."""

@@ -233,6 +233,16 @@ class WebSocketManager:
         """Stop now."""
         self.feed(StopRequested())
 
+    async def close_agent(self, patience: float) -> None:
+        """For a server that has stopped: the agent closes what it holds, in `patience` seconds or not at all."""
+        if self._agent is None:
+            return
+        try:
+            with anyio.move_on_after(patience):
+                await self._agent.aclose()
+        except Exception as error:  # noqa: BLE001 - an agent may raise anything, and the server stops all the same
+            self._log.write(Note("node", "ERROR", "agent_not_closed", {}, error))
+
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start_run(self, run: StartRun) -> None:

@@ -100,7 +100,7 @@ class ByteServer(ABC):
             await self._drained.wait()
         finally:  # where this is cancelled, whoever waits has lost patience
             self._close()
-        await self._host.finish(self.config.agent.cancel_grace)
+        await self._finish(self.config.agent.cancel_grace)
 
     async def stop_now(self) -> None:
         """Cancel every run and close every connection; a `stop` that waits ends too."""
@@ -108,7 +108,11 @@ class ByteServer(ABC):
             return
         self._close()
         await self._drained.wait()
-        await self._host.finish(MOMENT)
+        await self._finish(MOMENT)
+
+    async def _finish(self, patience: float) -> None:
+        await self._host.finish(patience)
+        await self.manager.close_agent(patience)
 
     def _close(self) -> None:
         """Listen no more, and send away whoever is still there."""

@@ -474,6 +474,53 @@ async def test_a_second_stop_ends_everything_now() -> None:
         await stopping
 
 
+class Holder:
+    """An agent that holds something, and closes it in its own way."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        self.closed = 0
+        self.running = 0
+
+    async def chat(self, message: str) -> str:
+        self.running += 1
+        try:
+            await asyncio.sleep(0.02)
+            return message
+        finally:
+            self.running -= 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        assert self.running == 0
+        if self.way == "raises":
+            raise ValueError("secret")
+        if self.way == "hangs":
+            await asyncio.Event().wait()
+
+
+@pytest.mark.row("D1")
+@pytest.mark.clause("C12")
+@pytest.mark.parametrize("way", ["plain", "raises", "hangs"])
+async def test_an_agent_closes_what_it_holds_once_the_server_has_stopped(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Holder(way)
+    async with serving(agent, agent={"cancel_grace": 0.05}) as server:
+        async with connect(server.url) as client:
+            await client.send('{"type":"chat_message","content":"?"}')
+            await until(lambda: agent.running == 1)
+            stopping = asyncio.create_task(server.stop())
+            assert (await hear(client, type="agent_response"))["content"] == "?"
+        await stopping
+        assert agent.closed == 1
+        await server.stop()
+    assert agent.closed == 1
+    failed = [message for message in caplog.messages if message.startswith("agent_not_closed")]
+    assert len(failed) == (1 if way == "raises" else 0)
+    assert "secret" not in caplog.text
+
+
 @pytest.mark.row("D1")
 @pytest.mark.row("G5")
 async def test_stopping_now_does_not_wait_for_an_agent_that_blocks() -> None:

@@ -79,6 +79,7 @@ class Agent:
     def __init__(self, agent: object, *, threads: int) -> None:
         """`threads` bounds how many blocking calls go on at once (G6). Raises AgentError for what is no agent."""
         self._call = _callable_of(agent)
+        self._aclose = getattr(agent, "aclose", None)
         self._wants = _context_parameters(self._call)
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None  # made on the loop that it belongs to
@@ -105,6 +106,12 @@ class Agent:
         if isinstance(result, AsyncIterable):
             return await _exhaust(result, emit)
         return result
+
+    async def aclose(self) -> None:
+        """Let the agent close what it holds, where it has an `aclose`; once."""
+        aclose, self._aclose = self._aclose, None
+        if aclose is not None:
+            await aclose()
 
     def _run_blocking(
         self, message: str, arguments: dict[str, Any], emit: Emit, started: Callable[[], None]
