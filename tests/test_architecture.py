@@ -70,6 +70,11 @@ def test_importing_the_core_brings_nothing_but_what_its_dependencies_bring() -> 
     assert roots <= {"qaws_proto", *STANDARD}, sorted(own)
 
 
+def test_importing_the_adapters_brings_no_extra_that_an_agent_needs() -> None:
+    assert "httpx2" not in loaded("import qaws, qaws.cli")
+    assert "httpx2" in loaded("import qaws.agents.openai")
+
+
 def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 

@@ -17,6 +17,8 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from tests.helpers.openai_server import Answer, ModelServer, says
+
 QAWS = (sys.executable, "-m", "qaws")
 SECRET = "a secret of more than thirty-two bytes"
 PATIENCE = 30  # seconds after which a process counts as hung
@@ -60,7 +62,7 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory with some agents in it, and nothing of this machine's settings."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith(("WEBSOCKET_", "QAWS_")):
+        if name.startswith(("WEBSOCKET_", "QAWS_", "OPENAI_")):
             monkeypatch.delenv(name)
     (tmp_path / "my_agents.py").write_text(AGENTS)
     (tmp_path / "broken_agents.py").write_text("import a_module_nobody_has\n")
@@ -234,6 +236,32 @@ def test_what_an_agent_raised_is_told_to_the_operator_without_its_text() -> None
         assert "hush" not in "".join(server.log)
 
 
+@pytest.mark.clause("C12")
+def test_a_model_answers_behind_the_gateway_and_its_key_is_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "verbose.yaml").write_text("websocket: {logging: {level: DEBUG, log_agent_errors: true}}\n")
+    env = {"OPENAI_API_KEY": "sk-hush"}
+    with ModelServer(says("¡Ho", "la!"), Answer([b"hush"], status=429, headers={"Retry-After": "7"})) as model:
+        arguments = ["--agent", "openai:m1", "--agent-url", model.url, "--agent-system", "Be brief."]
+        with serve("--no-auth", "--config", "verbose.yaml", *arguments, env=env) as server:
+            assert run("chat", server.url, "--message", "¿?").stdout == "¡Hola!\n"
+            refused(run("chat", server.url, "--message", "¿?"), "ask again later (AGENT_ERROR); try again in 7 seconds")
+            server.process.terminate()
+            status, rest = server.end()
+    assert status == 0
+    assert "127.0.0.1 answered 429" in rest
+    assert "hush" not in "".join(server.log) + rest
+    assert [request.headers["authorization"] for request in model.requests] == ["Bearer sk-hush"] * 2
+    assert model.requests[0].body["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_without_its_extra_a_model_is_refused_with_what_to_install() -> None:
+    code = "import sys; sys.modules['httpx2'] = None; from qaws.cli import main; main(sys.argv[1:])"
+    arguments = ["serve", "--no-auth", "--agent", "openai:m1"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    refused(result, 'this agent needs the package httpx2: pip install "qaws-gateway[openai]"')
+    assert len(result.stderr.splitlines()) == 1
+
+
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -258,6 +286,15 @@ def test_what_an_agent_raised_is_told_to_the_operator_without_its_text() -> None
         (["--no-auth", "--agent", "my_agents:robot"], {}, "my_agents has no 'robot'"),
         (["--no-auth", "--agent", "my_agents:number"], {}, "an object of type int is no agent"),
         (["--no-auth", "--agent", "broken_agents:bot"], {}, "No module named 'a_module_nobody_has'"),
+        (["--no-auth", "--agent", "openai:"], {}, "the name of a model is missing"),
+        (["--no-auth", "--agent", "openai:m1", "--agent-url", "localhost"], {}, "begins with http:// or https://"),
+        (
+            ["--no-auth", "--agent", "openai:m1", "--agent-url", "http://192.0.2.1/v1"],
+            {"OPENAI_API_KEY": "sk-hush"},
+            "the key would go to 192.0.2.1 unencrypted",
+        ),
+        (["--no-auth", "--agent-url", "http://localhost/v1"], {}, "--agent-url and --agent-system go with --agent"),
+        (["--no-auth", "--agent-system", "Be brief."], {}, "--agent-url and --agent-system go with --agent"),
         (["--no-auth", "--config", "missing.yaml"], {}, "missing.yaml"),
         (["--no-auth"], {"WEBSOCKET_ENABLED": "false"}, "turned off"),
         (["--no-auth"], {"WEBSOCKET_PORT": "many"}, "WEBSOCKET_PORT"),

@@ -47,6 +47,8 @@ def serve(
     port: int | None = None,
     listen: Annotated[list[str] | None, Parameter(negative=())] = None,
     agent: str = "echo",
+    agent_url: str | None = None,
+    agent_system: str | None = None,
     adapter: AdapterName | None = None,
     backend: Backend | None = None,
     no_auth: Annotated[bool, Flag()] = False,
@@ -67,7 +69,11 @@ def serve(
     listen
         Address to listen on instead, as often as wanted: host:port, [IPv6]:port, unix:/path, fd:number, systemd.
     agent
-        `echo`, or `module:attribute` (an object, a class or a factory).
+        `echo`, `openai:MODEL`, or `module:attribute` (an object, a class or a factory).
+    agent_url
+        For `openai:MODEL`: the server, such as http://localhost:11434/v1 (default: OpenAI). Its key: OPENAI_API_KEY.
+    agent_system
+        For `openai:MODEL`: the system prompt.
     adapter
         The server: `asyncio`, the faster one, or `anyio`, which runs on trio too.
     backend
@@ -82,6 +88,8 @@ def serve(
         Allow a secret shorter than 32 bytes.
     """
     choice = choose(adapter, backend)
+    if (agent_url is not None or agent_system is not None) and not agent.startswith("openai:"):
+        raise UsageError("--agent-url and --agent-system go with --agent openai:MODEL")
     overrides = _addresses(host, port, listen)
     if no_auth:
         overrides["security.authentication.enabled"] = False
@@ -98,7 +106,7 @@ def serve(
     from .telemetry import configure_logging
 
     configure_logging(settings.logging)
-    server = choice.server(_agent(agent), settings)
+    server = choice.server(_agent(agent, agent_url, agent_system), settings)
     if dev and settings.security.authentication.enabled:
         print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
     choice.run(serve_until_signal, server)
@@ -232,11 +240,11 @@ def _complain(text: str) -> None:
     print(plain(f"qaws: {text}"), file=sys.stderr)
 
 
-def _agent(spec: str) -> object:
+def _agent(spec: str, url: str | None, system: str | None) -> object:
     """The agent of a name, looked for in the working directory too. Whatever goes wrong in it is said in one line."""
     sys.path.insert(0, os.getcwd())
     try:
-        return load_agent(spec)
+        return load_agent(spec, url=url, system=system)
     except AgentError:
         raise
     except Exception as error:

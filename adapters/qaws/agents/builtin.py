@@ -19,16 +19,23 @@ async def echo(message: str) -> AsyncIterator[str]:
         yield piece
 
 
-def load_agent(spec: str) -> object:
-    """The agent that `spec` names: `echo`, or `module:attribute` (an object, a class or a factory without arguments).
+def load_agent(spec: str, *, url: str | None = None, system: str | None = None) -> object:
+    """The agent that `spec` names: `echo`, `openai:MODEL`, or `module:attribute`.
 
+    The attribute is an object, a class, or a factory without arguments. `url` and `system` (a prompt) are for a model.
     Raises AgentError where there is none, with what is there instead.
     """
+    if spec.startswith("openai:"):
+        from .openai import OPENAI_URL, OpenAIAgent
+
+        return OpenAIAgent(spec.removeprefix("openai:"), url=OPENAI_URL if url is None else url, system=system)
+    if url is not None or system is not None:
+        raise AgentError(f"{spec!r} takes no address and no system prompt; `openai:MODEL` does")
     if spec == "echo":
         return echo
     module_name, colon, attribute = spec.partition(":")
     if not (colon and module_name and attribute) or module_name.startswith("."):
-        raise AgentError(f"{spec!r} names no agent; give `echo` or `module:attribute`")
+        raise AgentError(f"{spec!r} names no agent; give `echo`, `openai:MODEL` or `module:attribute`")
     try:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -1,0 +1,208 @@
+"""What an OpenAI-compatible agent is made of: events out of bytes, answers out of events, histories."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qaws import AgentFailure, AgentStep
+from qaws.agents.completion import Answer, retry_after
+from qaws.agents.history import Exchange, Histories
+from qaws.agents.sse import EventReader, EventTooLong
+from tests.helpers.openai_server import DONE, chunk
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXTS = st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), max_size=8)
+LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+OTHER_LINES = st.one_of(
+    TEXTS.map(lambda text: f":{text}"),
+    TEXTS.map(lambda text: f"event:{text}"),
+    TEXTS.map(lambda text: f"retry: {text}"),
+    st.sampled_from(["id", "event", "dat:x", "datas: x", " data: x"]),
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[bytes, list[str]]:
+    """A stream of events, and the data that is in it."""
+    text, found = draw(st.sampled_from(["", "\ufeff"])), []
+    for lines in draw(st.lists(st.lists(st.one_of(TEXTS.map(lambda text: (text,)), OTHER_LINES), max_size=4))):
+        end, data = draw(LINE_ENDS), [line[0] for line in lines if isinstance(line, tuple)]
+        for line in lines:
+            shown = line if isinstance(line, str) else "data:" + draw(st.sampled_from([" ", ""])) + line[0]
+            if not isinstance(line, str) and line[0].startswith(" ") and not shown.startswith("data:  "):
+                shown = f"data: {line[0]}"  # one space is taken off
+            text += shown + end
+        text += end
+        if data:
+            found.append("\n".join(data))
+    return text.encode(), found
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """The bytes, cut at these places."""
+    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(bounds)]
+
+
+PLACES = st.lists(st.integers(min_value=0, max_value=10_000), max_size=12)
+
+
+def read(reads: list[bytes], limit: int) -> tuple[list[bytes], bool]:
+    """The events of a stream, and whether one of them was too long."""
+    reader, found = EventReader(limit), []
+    try:
+        for data in reads:
+            for event in reader.feed(data):
+                found.append(event)
+    except EventTooLong:
+        return found, True
+    return found, False
+
+
+@given(streams(), PLACES)
+def test_how_a_stream_is_cut_makes_no_difference(stream: tuple[bytes, list[str]], places: list[int]) -> None:
+    data, found = stream
+    assert read(cut(data, places), 100_000) == ([text.encode() for text in found], False)
+
+
+@given(st.binary(max_size=200), PLACES, st.integers(min_value=0, max_value=40))
+def test_nor_does_it_for_any_bytes_and_any_limit(data: bytes, places: list[int], limit: int) -> None:
+    singly = [data[place : place + 1] for place in range(len(data))]
+    assert read(cut(data, places), limit) == read([data], limit) == read(singly, limit)
+
+
+def test_an_event_and_a_line_have_a_size() -> None:
+    assert read([b"data: 1234\n\n"] * 3, 10) == ([b"1234"] * 3, False)
+    assert read([b"data: 12345\n\n"], 10) == ([], True)
+    assert read([b": keep-alive\n"], 10) == ([], True)
+    assert read([b"data: 12\n", b"data\n\n", b"data: 1234567"], 12) == ([b"12\n"], True)
+    assert read([b"data: 12\n", b"data: 34\n\n"], 12) == ([], True)
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CONTENT = chunk("A", reasoning="T1\n\nT2") + chunk("Ñ😀") + chunk("", reasoning="T3") + chunk(finish="length") + DONE
+
+
+@given(PLACES)
+def test_how_an_answer_is_cut_makes_no_difference(places: list[int]) -> None:
+    answer = Answer("host")
+    answer.begin(200, {}, 0)
+    said = [piece for data in cut(CONTENT, places) for piece in answer.feed(data)] + list(answer.end())
+    steps = [piece.content for piece in said if isinstance(piece, AgentStep)]
+    assert [piece for piece in said if isinstance(piece, str)] == ["A", "Ñ😀"]
+    assert steps == ["T1", "T2", "T3", "The answer ends early: it reached the limit of tokens."]
+    assert (answer.text, answer.done) == ("AÑ😀", True)
+
+
+@given(st.binary(max_size=300), PLACES, st.sampled_from([{}, {"content-type": "application/json"}]))
+def test_whatever_a_server_answers_is_an_answer_or_a_failure(
+    data: bytes, places: list[int], headers: dict[str, str]
+) -> None:
+    answer, failure = Answer("host"), None
+    answer.begin(200, headers, 0)
+    try:
+        for part in cut(data, places):
+            list(answer.feed(part))
+        list(answer.end())
+    except AgentFailure as error:
+        failure = error
+    assert answer.finished is (failure is None)
+    if failure is not None:
+        assert failure.reason == "unavailable"
+        assert failure.__suppress_context__ or failure.__context__ is None  # which would quote the server
+
+
+NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({}, None),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "9" * 400}, float("inf")),  # which the core drops
+        ({"retry-after": "٣"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1, 2"}, None),
+        ({"retry-after": "Tue, 03 Feb 2026 04:06:06 GMT"}, 60),
+        ({"retry-after": "Tue, 03 Feb 2026 04:06:06 -0000"}, 60),
+        ({"retry-after": "Tue, 03 Feb 2026 05:06:06 +0100"}, 60),
+        ({"retry-after": "Tue, 03 Feb 2026 04:04:06 GMT"}, 0),
+        ({"retry-after": "7", "retry-after-ms": "2500"}, 2.5),
+        ({"retry-after": "7", "retry-after-ms": "soon"}, 7),
+    ],
+)
+def test_when_to_come_back(headers: dict[str, str], wait: float | None) -> None:
+    assert retry_after(headers, NOW.timestamp()) == wait
+
+
+NUMBERS = st.integers(min_value=-(10**30), max_value=10**30)
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.datetimes(timezones=st.just(UTC)).map(format_datetime),
+        st.builds("Tue, {} Feb {} {}:{}:{} {:+}".format, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    )
+)
+def test_no_date_is_too_odd(text: str) -> None:
+    wait = retry_after({"retry-after": text}, NOW.timestamp())
+    assert wait is None or wait >= 0
+
+
+# ── histories ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def held(histories: Histories, session: str) -> list[str]:
+    return [exchange.question for exchange in histories.of(("ana", session))]
+
+
+def test_a_history_keeps_its_newest_exchanges() -> None:
+    by_count = Histories(messages=5, characters=100, sessions=10)
+    by_size = Histories(messages=100, characters=10, sessions=10)
+    for question in ("1", "2", "3"):
+        by_count.add(("ana", "s"), Exchange(question, "answer"))
+        by_size.add(("ana", "s"), Exchange(question, "1234"))
+    assert held(by_count, "s") == ["2", "3"]
+    assert held(by_size, "s") == ["2", "3"]
+    by_size.add(("ana", "s"), Exchange("4", "1234567890"))  # too much by itself
+    assert held(by_size, "s") == []
+    assert len(by_size) == 0
+
+
+def test_the_session_that_was_used_least_lately_is_forgotten() -> None:
+    histories = Histories(messages=10, characters=100, sessions=2)
+    histories.add(("ana", "a"), Exchange("1", "x"))
+    histories.add(("ana", "b"), Exchange("2", "x"))
+    assert held(histories, "a") == ["1"]  # asked for, and so used
+    histories.add(("ana", "c"), Exchange("3", "x"))
+    assert [held(histories, session) for session in "abc"] == [["1"], [], ["3"]]
+    histories.add(("ana", "a"), Exchange("4", "x"))  # added to, and so used
+    histories.add(("ana", "d"), Exchange("5", "x"))
+    assert [held(histories, session) for session in "acd"] == [["1", "4"], [], ["5"]]
+
+
+def test_what_was_given_of_a_history_stays_as_it_was() -> None:
+    histories = Histories(messages=10, characters=100, sessions=2)
+    histories.add(("ana", "a"), Exchange("1", "x"))
+    before = histories.of(("ana", "a"))
+    histories.add(("ana", "a"), Exchange("2", "x"))
+    assert before == (Exchange("1", "x"),)
+
+
+@pytest.mark.parametrize("zero", ["messages", "characters", "sessions"])
+def test_a_history_of_nothing_keeps_nothing(zero: str) -> None:
+    histories = Histories(**{"messages": 10, "characters": 100, "sessions": 2, zero: 0})
+    histories.add(("ana", "a"), Exchange("1", "x"))
+    assert (held(histories, "a"), len(histories)) == ([], 0)
