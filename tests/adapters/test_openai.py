@@ -263,16 +263,16 @@ FAILURES: dict[str, tuple[Answer, Fault, float | None]] = {
     "no UTF-8": (Answer([b'data: {"choices": "\xff"}\n\n', DONE]), AWAY, None),
     "wrong JSON": (Answer([event({"choices": [{"delta": {"content": 7}}]}), DONE]), AWAY, None),
     "a page": (Answer([b"<html>hush</html>"], headers={"Content-Type": "text/html"}), AWAY, None),
-    "an event without end": (Answer([b"data: "] + [b"x" * 65536] * 17), AWAY, None),
+    "an event without end": (Answer([b"data: ", *[b" " * 65536] * 17, chunk("Once")[6:], DONE]), AWAY, None),
     "an error": (Answer([chunk("Once"), event({"error": {"message": "hush"}}), DONE]), AWAY, None),
     "an error in one word": (Answer([event({"error": "hush"}), DONE]), AWAY, None),
     "an error that is busy": (Answer([event({"error": {"message": "hush", "code": 429}}), DONE]), BUSY, None),
     "an error that refuses": (Answer([event({"error": {"message": "hush", "code": "400"}}), DONE]), REFUSED, None),
     "a filter": (Answer([chunk("Once"), chunk(finish="content_filter"), DONE]), REFUSED, None),
     "an empty body": (Answer([], headers=JSON), AWAY, None),
-    "a body without choices": (Answer([b'{"choices": []}'], headers=JSON), AWAY, None),
+    "a body without choices": (Answer([b'{"choices": [], "x": "hush"}'], headers=JSON), AWAY, None),
     "a body that is an error": (Answer([SECRET], headers=JSON), AWAY, None),
-    "a body without end": (Answer([b" " * 65536] * 257, headers=JSON), AWAY, None),
+    "a body without end": (Answer([*[b" " * 65536] * 257, whole(content="hush")], headers=JSON), AWAY, None),
 }  # fmt: skip
 
 
