@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from qaws import AgentError, AgentStep
-from qaws.agents import load_agent
+from qaws.agents import load_agent, openai
 from qaws.agents.completion import CUT_SHORT
 from qaws.agents.openai import OpenAIAgent
 from qaws_proto.faults import Fault
@@ -377,6 +378,23 @@ async def test_a_connection_is_used_again_and_closed_in_the_end(model: ModelServ
     assert model.requests[-1].connection == 2
 
 
+async def test_a_connection_is_used_again_though_the_end_of_its_stream_came_late(
+    model: ModelServer, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "TAIL", 20)
+    gate = Gate()
+    model.answers.append(Answer([chunk("¡Hola!"), DONE, gate]))
+    async with serving(OpenAIAgent("m1", url=model.url), anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?", stream=True)
+        await peer.hear("agent_chunk")
+        await gate.reached()
+        gate.open()
+        await peer.hear("agent_response")
+        await asked(peer)
+    assert [request.connection for request in model.requests] == [1, 1]
+
+
 async def test_a_stream_that_stays_open_behind_its_end_is_left(model: ModelServer, anyio_backend: str) -> None:
     model.answers.append(Answer([chunk("¡Hola!"), DONE, Gate()]))
     async with serving(OpenAIAgent("m1", url=model.url), anyio_backend) as manager:
@@ -396,6 +414,31 @@ def test_one_agent_serves_one_event_loop_after_the_other(backends: tuple[str, st
 
     for backend in backends:
         assert anyio.run(ask, backend=backend) == ["Hello"]
+
+
+def test_one_agent_serves_two_event_loops_at_once(model: ModelServer) -> None:
+    gate = Gate()
+    model.answers.append(Answer([chunk("slow"), gate, chunk(finish="stop"), DONE]))
+    agent = OpenAIAgent("m1", url=model.url)
+
+    async def ask_and_close() -> list[str | AgentStep]:
+        try:
+            return [piece async for piece in agent.chat("?", session_id="other")]
+        finally:
+            await agent.aclose()
+
+    async def ask() -> list[str | AgentStep]:
+        said: list[str | AgentStep] = []
+        with anyio.fail_after(20):
+            async for piece in agent.chat("?"):
+                said.append(piece)
+                await gate.reached()
+                said += await anyio.to_thread.run_sync(lambda: anyio.run(ask_and_close, backend="trio"))
+                gate.open()
+            await agent.aclose()
+        return said
+
+    assert anyio.run(ask) == ["slow", "Hello"]
 
 
 async def test_neither_a_proxy_nor_a_cookie_comes_between(
