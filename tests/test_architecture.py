@@ -75,6 +75,30 @@ def test_importing_the_adapters_brings_no_extra_that_an_agent_needs() -> None:
     assert "httpx2" in loaded("import qaws.agents.openai")
 
 
+FRAMEWORKS = {"agno", "agents", "langchain_core", "langgraph", "openai", "pydantic_ai"}
+
+AGENTS = """
+import qaws
+from qaws.agents import Agent, echo, load_agent
+import qaws.agents.bridge
+class Mine:
+    async def chat(self, message):
+        return message
+for agent in (echo, Mine(), load_agent("echo")):
+    Agent(agent, threads=1)
+"""
+
+
+def test_no_agent_framework_is_imported_for_an_agent_of_none() -> None:
+    assert not {name.partition(".")[0] for name in loaded(AGENTS)} & FRAMEWORKS
+
+
+def test_a_framework_is_imported_for_an_agent_of_it() -> None:
+    there = loaded("from qaws.agents import Agent\nimport agno.agent\nAgent(agno.agent.Agent(), threads=1)")
+    assert "qaws.agents.agno" in there
+    assert not {"qaws.agents.langgraph", "langgraph", "pydantic_ai", "agents"} & there
+
+
 def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 

@@ -20,6 +20,7 @@ from qaws.agents import AgentStep, RunContext
 from qaws.agents.bridge import AHEAD, Bridge, FrameworkAgent, Piece
 from qaws_proto.inputs import WriteBlocked, WriteDrained
 
+from .bridged import in_thread, left
 from .peers import Peer, Recorded, driven, open_config
 
 pytestmark = pytest.mark.anyio
@@ -41,22 +42,11 @@ def bridge() -> Iterator[Bridge]:
     if bridge._thread is None:
         return
     if not bridge._closed:
-        assert in_thread(bridge, tasks()) == set()
+        assert in_thread(bridge, left()) == set()
         bridge.close()
     assert not bridge._thread.is_alive()
     assert bridge._loop is not None
     assert bridge._loop.is_closed()
-
-
-def in_thread(bridge: Bridge, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine gives that runs on the bridge's event loop."""
-    assert bridge._loop is not None
-    return asyncio.run_coroutine_threadsafe(coroutine, bridge._loop).result(10)
-
-
-async def tasks() -> set[asyncio.Task[Any]]:
-    """What else runs on the event loop."""
-    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 async def taken(pieces: AsyncGenerator[Piece, None], got: list[Piece] | None = None) -> list[Piece]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import TypeGuard
 
+from .frameworks import framework_of
 from .interface import AgentError
 
 _PIECE = re.compile(r"\s*\S+\s*|\s+")
@@ -22,8 +24,9 @@ async def echo(message: str) -> AsyncIterator[str]:
 def load_agent(spec: str, *, url: str | None = None, system: str | None = None) -> object:
     """The agent that `spec` names: `echo`, `openai:MODEL`, or `module:attribute`.
 
-    The attribute is an object, a class, or a factory without arguments. `url` and `system` (a prompt) are for a model.
-    Raises AgentError where there is none, with what is there instead.
+    The attribute is an object, a class, or a factory without arguments; in `agno:module:attribute` it has to be one of
+    Agno. `url` and `system` (a prompt) are for a model. Raises AgentError where there is none, with what is there
+    instead.
     """
     if spec.startswith("openai:"):
         from .openai import OPENAI_URL, OpenAIAgent
@@ -33,9 +36,27 @@ def load_agent(spec: str, *, url: str | None = None, system: str | None = None) 
         raise AgentError(f"{spec!r} takes no address and no system prompt; `openai:MODEL` does")
     if spec == "echo":
         return echo
+    if spec.startswith("agno:"):
+        return _load_agno(spec)
+    return _load(spec)
+
+
+def _load_agno(spec: str) -> object:
+    if importlib.util.find_spec("agno") is None:
+        raise AgentError(f'{spec!r} needs Agno: pip install "qaws-gateway[agno]"')
+    found = _load(spec.removeprefix("agno:"))
+    framework = framework_of(found)
+    if framework is None or framework.name != "agno":
+        raise AgentError(f"{spec!r}: an object of type {type(found).__name__} is no agent or team of Agno")
+    return found
+
+
+def _load(spec: str) -> object:
     module_name, colon, attribute = spec.partition(":")
     if not (colon and module_name and attribute) or module_name.startswith("."):
-        raise AgentError(f"{spec!r} names no agent; give `echo`, `openai:MODEL` or `module:attribute`")
+        raise AgentError(
+            f"{spec!r} names no agent; give `echo`, `openai:MODEL`, `module:attribute` or `agno:module:attribute`"
+        )
     try:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

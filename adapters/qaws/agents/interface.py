@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import anyio.from_thread
 import anyio.to_thread
 
+from .frameworks import adapted
+
 
 class AgentInterface(Protocol):
     """The least an agent can be: an object with `async def chat(self, message: str) -> str`."""
@@ -78,7 +80,7 @@ class Agent:
 
     def __init__(self, agent: object, *, threads: int) -> None:
         """`threads` bounds how many blocking calls go on at once (G6). Raises AgentError for what is no agent."""
-        self._call = _callable_of(agent)
+        self._call = _callable_of(adapted(agent))
         self._aclose = getattr(agent, "aclose", None)
         self._wants = _context_parameters(self._call)
         self._threads = threads
