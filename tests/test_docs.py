@@ -5,7 +5,8 @@ Fenced blocks say by the words behind `python` how they run:
 - `python`: to its end, as a program;
 - `python serve`: as a server, which says its address and maybe a token;
 - `python client`: as a program beside the server above it, with that token in QAWS_TOKEN;
-- `python agent`: defines `agent`, which is asked `Hello`.
+- `python agent`: defines `agent`, which is asked `Hello`;
+- `python model`: the same, with a model behind http://localhost:11434/v1 that says what stands below.
 
 A `text` block next below one of them is what it prints, or answers. The port 8765 is replaced by a free one, the token
 `eyJ…` by a real one. `python -m tests.test_docs` writes the table of settings in docs/configuration.md anew.
@@ -46,12 +47,13 @@ from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping, Ref
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import Input
 from tests.foreign.test_foreign_clients import in_a_browser
+from tests.helpers.model_server import model_server
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
 PATIENCE = 30  # seconds for a program to end
 SETTING = re.compile(r"`(--[a-z0-9-]+ [a-z0-9]+|[a-z0-9_]+ = \d+)`")  # of an ASGI server
-PORT, TOKEN = "8765", "eyJ…"
+PORT, TOKEN, MODEL = "8765", "eyJ…", "http://localhost:11434/v1"
 
 
 class Block(NamedTuple):
@@ -189,7 +191,22 @@ def test_servers_serve_the_clients_below_them(block: Block, tmp_path: Path) -> N
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("block", of_kind("python agent"))
 def test_agents_answer_what_stands_below_them(block: Block, stream: bool, tmp_path: Path) -> None:
-    (tmp_path / "my_agents.py").write_text(block.text, "utf-8")
+    assert_answers(block, block.text, stream, tmp_path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("block", of_kind("python model"))
+def test_agents_with_a_model_answer_what_it_says(block: Block, stream: bool, tmp_path: Path) -> None:
+    assert block.output is not None
+    with model_server(re.findall(r"\S+ ?", block.output)) as server:
+        assert MODEL in block.text, "its model can be replaced"
+        assert_answers(block, block.text.replace(MODEL, server.url), stream, tmp_path)
+    (request,) = server.requests
+    assert request["messages"][-1] == {"role": "user", "content": "Hello"}
+
+
+def assert_answers(block: Block, text: str, stream: bool, tmp_path: Path) -> None:
+    (tmp_path / "my_agents.py").write_text(text, "utf-8")
     agent = runpy.run_path(str(tmp_path / "my_agents.py"))["agent"]
     config = WebSocketConfig.model_validate(
         {"server": {"host": "127.0.0.1", "port": 0}, "security": {"authentication": {"enabled": False}}}

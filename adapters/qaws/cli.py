@@ -69,7 +69,7 @@ def serve(
     listen
         Address to listen on instead, as often as wanted: host:port, [IPv6]:port, unix:/path, fd:number, systemd.
     agent
-        `echo`, `openai:MODEL`, or `module:attribute` (an object, a class or a factory).
+        `echo`, `openai:MODEL`, `module:attribute` (an object, a class or a factory), or `agno:module:attribute`.
     agent_url
         For `openai:MODEL`: the server, such as http://localhost:11434/v1 (default: OpenAI). Its key: OPENAI_API_KEY.
     agent_system

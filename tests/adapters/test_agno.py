@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -25,12 +26,14 @@ from agno.team import Team
 from agno.tools import tool
 from agno.tools.reasoning import ReasoningTools
 from pydantic import BaseModel
+from websockets.asyncio.client import connect
 
 from qaws import AgentError, WebSocketManager
 from qaws.agents import Agent as AnyAgent
 from qaws.agents import load_agent
 from qaws.agents.bridge import BRIDGE
 from qaws_proto.inputs import WriteBlocked
+from tests.helpers import process
 from tests.helpers.model_server import HANG as SILENT
 from tests.helpers.model_server import model_server, tool_call
 
@@ -447,3 +450,31 @@ def test_where_agno_is_not_installed_one_line_says_what_to_do(monkeypatch: pytes
     with pytest.raises(AgentError) as refused:
         load_agent("agno:agents_of_a_user:agent")
     assert str(refused.value) == ("""'agno:agents_of_a_user:agent' needs Agno: pip install "qaws-gateway[agno]\"""")
+
+
+SERVED = """
+from agno.agent import Agent
+from agno.db.json import JsonDb
+from agno.models.openai.like import OpenAILike
+
+agent = Agent(model=OpenAILike(id="scripted", base_url="{url}"), db=JsonDb(db_path="kept"))
+"""
+
+
+async def ask(url: str) -> str:
+    async with connect(url) as client:
+        await client.send(json.dumps({"type": "chat_message", "content": "?", "session_id": "s", "user_id": "ann"}))
+        while True:
+            event = json.loads(await client.recv())
+            if event["type"] == "agent_response":
+                return str(event["content"])
+
+
+def test_the_command_serves_an_agent_of_agno_and_ends_cleanly(tmp_path: Path) -> None:
+    with model_server(["It is ", "3."]) as model:
+        (tmp_path / "my_agents.py").write_text(SERVED.format(url=model.url))
+        with process.serving("--no-auth", "--agent", "agno:my_agents:agent", cwd=str(tmp_path)) as served:
+            assert asyncio.run(ask(served.url)) == "It is 3."
+    assert "Traceback" not in "\n".join(served.log)
+    session: Any = Agent(db=in_files(tmp_path / "kept")).get_session(session_id="ann/s")
+    assert [run.status for run in session.runs] == [RunStatus.completed]
