@@ -164,13 +164,14 @@ class Gateway:
             self._handle_all(connection, connection.turn(now), now)
 
     def _open(self, number: int, address: str | None, link: ByteLink | MessageLink, now: Now) -> Connection | None:
-        """A new connection; None where there are too many even to be told so."""
+        """A new connection; None where there are too many even to be told so, or the node has come to its end."""
         if number <= self._newest:
             raise ValueError(f"connection {number} is not greater than {self._newest}, the newest so far")
         peer = parse_address(address)
         self._newest = number
         refused = self._node.gate.admit_socket(peer)
-        if refused is not None and self._node.gate.census.knocking.total >= 2 * self._config.limits.handshakes:
+        crowded = refused is not None and self._node.gate.census.knocking.total >= 2 * self._config.limits.handshakes
+        if crowded or (self._drained and not link.framed):  # a host that goes on without this node is told so
             self._outbox.add(DropConnection(number))
             return None
         connection = Connection(number, peer, link, self._node, now)

@@ -659,7 +659,8 @@ def test_a_stop_ends_everything_now() -> None:
     node.advance(1)
     assert node.drained
     assert node.fail(next(iter(node.runs))) == []
-    node.upgrade().expect_http(503)
+    node.open().expect_dropped()
+    node.request(upgrade()).expect_http(503)
 
 
 @pytest.mark.row("D1")

@@ -78,7 +78,10 @@ class AnyioHost:
                     await self._sooner.wait()
                 self._alarm = -inf  # until the next round nobody has to be told
                 if monotonic() >= self._deadline:
-                    self._wake()
+                    try:
+                        self._wake()
+                    except Exception:
+                        LOGGER.exception("timer_failed")
         finally:
             self._sooner = None
 

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ from qaws import WebSocketManager
 from qaws.anyio_server import WebSocketServer
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 
-from .byte_servers import ADAPTERS, PATIENCE, Adapter, connected, echo, serving, tcp, until
+from .byte_servers import ADAPTERS, PATIENCE, Adapter, connected, echo, rest, serving, tcp, until
 from .peers import Recorded, open_config
 
 pytestmark = pytest.mark.anyio
@@ -180,3 +181,30 @@ async def test_a_mistake_in_one_connection_is_logged_and_the_others_go_on(
             assert await other.ask("hola") == "hola"
     (failed,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "a mistake of ours" in str(failed.exc_info)
+
+
+async def test_the_timer_survives_a_mistake(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    class Mistaken(WebSocketManager):
+        mistakes = 1
+
+        def wake(self) -> None:
+            if self.mistakes:
+                self.mistakes -= 1
+                raise RuntimeError("a mistake of ours")
+            super().wake()
+
+    manager = Mistaken(open_config(limits={"head_timeout": 0.05}), agent=echo)
+    with anyio.fail_after(PATIENCE):
+        async with WebSocketServer(manager) as server, await tcp(server) as silent:
+            assert await rest(silent) == b""  # it was dropped all the same
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == ["timer_failed"]
+
+
+@pytest.mark.row("F9")
+async def test_a_dropped_peer_that_goes_on_sending_is_read_no_more(adapter: Adapter) -> None:
+    async with serving(adapter, limits={"linger": 0.05}) as server, await tcp(server) as stream:
+        await stream.send(b"no request\r\n\r\n" + bytes(200_000))
+        with suppress(anyio.BrokenResourceError):
+            while True:
+                await stream.send(bytes(64 * 1024))
+        await until(lambda: server._host.running <= len(server.sockets))

@@ -327,3 +327,15 @@ async def test_a_server_that_has_stopped_listens_no_more(adapter: Adapter) -> No
             await anyio.connect_tcp("127.0.0.1", port)
         await server.stop()
         await server.stop_now()
+
+
+@pytest.mark.row("C3")
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_client_that_comes_as_the_server_stops_is_not_left_behind(adapter: Adapter, turns: int) -> None:
+    async with serving(adapter) as server:
+        with closing(socket.create_connection(("127.0.0.1", server.port))) as client:
+            for _ in range(turns):
+                await anyio.sleep(0)
+            await server.stop_now()
+            await until(lambda: server._host.running <= len(server.sockets))
+            assert await heard(client) == b""
