@@ -14,7 +14,7 @@ from qaws_proto.connection import TRANSITIONS, Connection, Node, Phase
 from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
-from qaws_proto.inputs import WriteProgressed
+from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 from qaws_proto.wire.link import ByteLink
 from tests.helpers.node import (
     BINARY,
@@ -1009,6 +1009,20 @@ def test_a_slow_peer_that_moves_is_not_closed() -> None:
     node.advance(10)
     client.expect_close(1008, "slow_consumer")
     assert node.step(WriteProgressed(client.number)) == []
+
+
+@pytest.mark.clause("C1")
+def test_word_of_a_transport_that_was_not_blocked_changes_nothing() -> None:
+    node = NodeUnderTest()
+    client = node.connect()
+    client.chat(id="m1")
+    client.expect_system("message_accepted")
+    due = node.gateway.wake_at
+    for word in (WriteProgressed, WriteDrained):
+        assert node.step(word(client.number)) == []
+        assert node.gateway.wake_at == due
+    client.block()
+    assert node.step(WriteBlocked(client.number)) == []  # nor does it twice
 
 
 @pytest.mark.row("H14")
