@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from qaws_proto.config import ConfigError, Section, WebSocketConfig, networks
+from qaws_proto.config import ConfigError, Section, WebSocketConfig, host_and_port, networks
 
+NO_ADDRESSES = (
+    "", "127.0.0.1", "::1:80", "host:65536", "host:-1", "ws://host:80", "unix:", "unix:" + "x" * 108, "fd:", "fd:one",
+    "systemd ", "host:80\n",
+)  # fmt: skip
 SECRET = "correct-horse-battery-staple-0123456789"
 CANARY = "s3cret-canary"
 
@@ -67,6 +71,10 @@ def test_every_setting_is_described_and_its_default_is_within_bounds(section: ty
         ("security.cors.methods", ["GET\r\nX: 1"], "string_pattern_mismatch"),
         ("security.cors.headers", ["Content-Type", "é"], "string_pattern_mismatch"),
         ("security.addresses.allow", ["10.0.0.0/33"], "value_error"),
+        ("security.addresses.allow", ["unix"], "value_error"),
+        ("server.trusted_proxies", ["linux"], "value_error"),
+        *(("server.listen", [address], "value_error") for address in NO_ADDRESSES),
+        ("server.unix_mode", "rw-rw----", "string_pattern_mismatch"),
         ("security.rate_limiting.requests_per_minute", 0, "greater_than_equal"),
         ("limits.max_message_size", 1024 * 1024 + 1, "less_than_equal"),
     ],
@@ -88,6 +96,10 @@ def test_what_is_out_of_bounds_is_refused(key: str, value: object, kind: str) ->
         ("security.authentication.jwt_secret", SECRET[:32]),
         ("security.cors.origins", ["*", "http://localhost:*", "https://[::1]:8443"]),
         ("security.addresses.block", ["2001:db8::/32", "192.0.2.1/24"]),
+        ("server.trusted_proxies", ["192.0.2.1", "unix"]),
+        ("server.listen", ["localhost:0", "[::1]:65535", "unix:/run/a b.sock", "unix:9000", "fd:3", "systemd"]),
+        ("server.unix_mode", "0660"),
+        ("server.unix_mode", "600"),
     ],
 )
 def test_what_is_within_bounds_is_taken(key: str, value: object) -> None:
@@ -132,6 +144,37 @@ def test_origins_are_compared_in_lower_case() -> None:
 
 def test_host_bits_of_a_network_are_ignored() -> None:
     assert [str(network) for network in networks(["192.0.2.1/24", "::1"])] == ["192.0.2.0/24", "::1/128"]
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:443", ("::1", 443)),
+        ("gateway.example:0", ("gateway.example", 0)),
+        ("unix:80", None),
+        ("fd:3", None),
+        ("systemd", None),
+    ],
+)
+def test_an_address_is_told_from_a_path_and_a_number(address: str, found: tuple[str, int] | None) -> None:
+    assert host_and_port(address) == found
+
+
+@pytest.mark.row("D6")
+def test_every_address_that_is_listened_on_counts() -> None:
+    def config(*listen: str) -> WebSocketConfig:
+        section = {"server": {"host": "0.0.0.0", "listen": listen}}
+        return WebSocketConfig.model_validate({**section, "security": {"authentication": {"enabled": False}}})
+
+    config(
+        "127.0.0.1:0", "unix:/run/qaws.sock", "fd:3", "systemd"
+    ).require_safe()  # those behind it are looked at later
+    with pytest.raises(ConfigError, match="'::' can be reached"):
+        config("127.0.0.1:0", "[::]:0").require_safe()
+    with pytest.raises(ConfigError, match=r"'192\.0\.2\.1' can be reached"):
+        config("127.0.0.1:0").require_safe(["127.0.0.1", "192.0.2.1"])
+    config("0.0.0.0:0").require_safe([])
 
 
 @pytest.mark.row("D6")

@@ -313,8 +313,11 @@ async def test_D6_a_public_socket_is_refused_without_authentication_whoever_open
 
 @pytest.mark.row("D6")
 async def test_D6_a_socket_that_does_not_listen_is_refused(adapter: Adapter) -> None:
-    for given in ([socket.socket()], []):
-        with pytest.raises(ConfigError, match="listen"):
+    bound, datagrams = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    bound.bind(("127.0.0.1", 0))
+    datagrams.bind(("127.0.0.1", 0))
+    for given, said in (([bound], "does not listen"), ([datagrams], "does not listen"), ([], "at least one socket")):
+        with pytest.raises(ConfigError, match=said):
             await adapter.server(echo, open_config(), sockets=given).start()
         assert all(one.fileno() == -1 for one in given)
 
