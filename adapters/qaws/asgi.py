@@ -5,6 +5,7 @@ The host does HTTP and frames; the node is driven at message level. `docs/asgi.m
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -14,26 +15,22 @@ from urllib.parse import quote
 import anyio
 
 from qaws_proto import ConfigError, WebSocketConfig
-from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage
-from qaws_proto.inputs import (
-    CloseReceived,
-    ConnectionLost,
-    MessageReceived,
-    RequestReceived,
-)
+from qaws_proto.effects import MessageEffect, SendClose, SendResponse
+from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived, RequestReceived
 
-from .agents import load_agent
+from .agents import AgentError, find_agent
+from .asgi_transport import AsgiTransport, Message, Send, perform
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
-from .outgoing import Outgoing
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
+LOGGER = logging.getLogger("qaws.node")
 SUBPROTOCOLS = "sec-websocket-protocol"
+UNAVAILABLE, TRY_AGAIN_LATER = 503, 1013  # what a request gets where it is unsafe to serve, as a status or close code
+STARTUP_FAILURE = 3  # the status of a process that a supervisor does not start again (uvicorn's)
 
 
 class WebSocketApp:
@@ -48,6 +45,8 @@ class WebSocketApp:
         self.config = self.manager.config
         self._host = AnyioHost(self.manager.wake)
         self._drained: anyio.Event | None = None  # made when the application starts
+        self._lived = False
+        self._unsafe: set[str | None] = set()  # addresses of this host that have been complained of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the lifespan."""
@@ -72,12 +71,18 @@ class WebSocketApp:
         """The life of this application, for one that it is mounted in: `FastAPI(lifespan=gateway.lifespan)`.
 
         Drains at the end, and already at SIGTERM or SIGINT where the host would close every connection first.
-        Raises ConfigError where it is unsafe to serve.
+        Raises ConfigError where it is unsafe to serve, RuntimeError the second time.
         """
+        if self._lived:
+            raise RuntimeError("a WebSocketApp is started once, and does not serve after its end: make another")
         self._start()
-        with stopping_first(self.drain):
-            yield
-        await self.drain()
+        self._lived = True
+        try:
+            with stopping_first(self.drain):
+                yield
+            await self.drain()
+        finally:
+            self.manager.stop()  # where this is cancelled, or failed; after a drain there is nothing to stop
         await self._host.finish(self.config.agent.cancel_grace)
         await self.manager.close_agent(self.config.agent.cancel_grace)
 
@@ -97,22 +102,37 @@ class WebSocketApp:
             async with self.lifespan():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # lifespan.shutdown
-        except ConfigError as error:
+        except (ConfigError, RuntimeError) as error:
             await send({"type": "lifespan.startup.failed", "message": f"qaws: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
     # ── the drive loop ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _safe_at(self, server: tuple[str, int | None] | None) -> bool:
+        """Whether to serve at this address of the host (D6). The log is told why not, once for each of them."""
+        host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
+        try:
+            self._start()
+            self.config.require_safe([] if host is None else [host])
+        except ConfigError as error:
+            if host not in self._unsafe and len(self._unsafe) < self.config.limits.refusal_addresses:
+                self._unsafe.add(host)
+                LOGGER.error("%s", error)
+            return False
+        return True
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket: wait for messages, tell the node."""
-        self._start()
         manager, upgrade = self.manager, scope["type"] == "websocket"
         if upgrade:
             await receive()  # websocket.connect
+        if not self._safe_at(scope.get("server")):
+            await perform(_unavailable(scope), upgrade, send)
+            return
         connection = AsgiTransport(manager, self._host, upgrade, send)
         number = manager.register(connection)
-        manager.feed(_request(number, scope, upgrade))
+        manager.feed(_request(number, scope, self.config.server.path))
         try:
             with connection.scope:
                 while upgrade:
@@ -133,99 +153,52 @@ def create_app() -> WebSocketApp:
     """The application that the environment describes: `uvicorn --factory qaws.asgi:create_app`.
 
     QAWS_CONFIG names a YAML file with a `websocket:` section (default: .env and the environment alone), QAWS_AGENT an
-    agent (default: echo). Raises ConfigError and AgentError.
+    agent (default: echo). What is wrong with them goes to the log, and ends the process: hosts print a traceback of
+    everything else that a factory raises, and some start it again and again.
     """
     from .settings import load
     from .telemetry import configure_logging
 
-    config = load(os.environ.get("QAWS_CONFIG") or None).config
-    if not config.enabled:
-        raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
-    configure_logging(config.logging)
-    return WebSocketApp(load_agent(os.environ.get("QAWS_AGENT") or "echo"), config)
+    try:
+        config = load(os.environ.get("QAWS_CONFIG") or None).config
+        if not config.enabled:
+            raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
+        configure_logging(config.logging)
+        return WebSocketApp(find_agent(os.environ.get("QAWS_AGENT") or "echo"), config)
+    except (ConfigError, AgentError) as error:
+        LOGGER.error("%s", error)
+        raise SystemExit(STARTUP_FAILURE) from error
 
 
-def _request(number: int, scope: Scope, upgrade: bool) -> RequestReceived:
-    """The request as the node takes it; its path is what is below the place where this application is mounted."""
-    root, path = scope.get("root_path") or "", scope["path"]
-    below = path[len(root) :] if path.startswith(root) else path
+def _request(number: int, scope: Scope, socket_path: str) -> RequestReceived:
+    """The request as the node takes it.
+
+    Its path is what is below the place where this application is mounted. A place that is `server.path` itself stands
+    for the WebSocket, with a slash (which a mount needs) and without (which a route has).
+    """
+    upgrade, root, path = scope["type"] == "websocket", (scope.get("root_path") or "").rstrip("/"), scope["path"]
+    if path.rstrip("/") == socket_path.rstrip("/"):
+        path = socket_path
+    elif path.startswith(root + "/") or path == root:
+        path = path[len(root) :] or "/"
     query = scope.get("query_string") or b""
-    target = quote(below or "/", safe="/:@!$&'()*+,;=~") + ("?" + query.decode("latin-1") if query else "")
+    target = quote(path, safe="/:@!$&'()*+,;=~") + ("?" + query.decode("latin-1") if query else "")
     headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
     if scope.get("subprotocols") and all(name != SUBPROTOCOLS for name, _ in headers):  # uvicorn with wsproto
         headers.append((SUBPROTOCOLS, ", ".join(scope["subprotocols"])))
     client = scope.get("client")
-    denial = "websocket.http.response" in (scope.get("extensions") or ())
     method = "GET" if upgrade else scope["method"]  # over HTTP/2 it is CONNECT, and means the same (RFC 8441)
     peer = client[0] if client else None
-    return RequestReceived(number, peer, method, target, tuple(headers), upgrade, denial)
+    return RequestReceived(number, peer, method, target, tuple(headers), upgrade, _can_deny(scope))
 
 
-class AsgiTransport:
-    """What a host sends for a connection. Its `send` may wait; what is to be said meanwhile is queued here."""
-
-    def __init__(self, manager: WebSocketManager, host: AnyioHost, upgrade: bool, send: Send) -> None:
-        self.number = 0
-        self.paused: anyio.Event | None = None
-        self.scope = anyio.CancelScope()  # of the connection's task
-        self._sending: anyio.CancelScope | None = None  # of the task that sends
-        self._manager = manager
-        self._respond = "websocket.http.response" if upgrade else "http.response"
-        self._send = send
-        self._ending = False
-        self._outgoing: Outgoing[MessageEffect] = Outgoing(
-            manager, self, write=self._write, size=_size, start=lambda: host.spawn(self._flush)
-        )
-
-    def say(self, effect: MessageEffect) -> None:
-        """Queue what the host is to do."""
-        self._outgoing.put(effect)
-
-    async def _write(self, effects: list[MessageEffect]) -> None:
-        for effect in effects:
-            if isinstance(effect, SendMessage):
-                await self._send({"type": "websocket.send", "text": effect.text})
-            elif isinstance(effect, AcceptUpgrade):
-                await self._send({"type": "websocket.accept", "subprotocol": effect.subprotocol})
-            elif isinstance(effect, SendClose):
-                await self._send({"type": "websocket.close", "code": effect.code, "reason": effect.reason})
-            else:
-                headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
-                await self._send({"type": f"{self._respond}.start", "status": effect.status, "headers": headers})
-                await self._send({"type": f"{self._respond}.body", "body": effect.body})
-
-    async def _flush(self) -> None:
-        with anyio.CancelScope() as self._sending:
-            try:
-                await self._outgoing.flush()
-            except OSError:  # the peer has gone
-                self._ending = True
-            if self._ending:
-                self.scope.cancel()
-
-    def close_write(self) -> None:
-        """End the connection's task behind what is unsent."""
-        self._ending = True
-        if not self._outgoing.writing:
-            self.scope.cancel()
-
-    def drop(self) -> None:
-        """End the connection's task at once."""
-        self.scope.cancel()
-        self._outgoing.clear()
-        if self._sending is not None:
-            self._sending.cancel()
-
-    def pause_reading(self) -> None:
-        """Leave messages to the host."""
-        self.paused = anyio.Event()
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if self.paused is not None:
-            self.paused.set()
-            self.paused = None
+def _can_deny(scope: Scope) -> bool:
+    """Whether a WebSocket can be refused by an HTTP answer."""
+    return "websocket.http.response" in (scope.get("extensions") or ())
 
 
-def _size(effect: MessageEffect) -> int:
-    return len(effect.text) if isinstance(effect, SendMessage) else 0
+def _unavailable(scope: Scope) -> MessageEffect:
+    """The refusal where the node is not asked."""
+    if scope["type"] == "websocket" and not _can_deny(scope):
+        return SendClose(0, TRY_AGAIN_LATER, "")
+    return SendResponse(0, UNAVAILABLE, (("Content-Length", "0"),), b"")

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from qaws_proto.config import ConfigError, WebSocketConfig
 
 from . import __version__
-from .agents import AgentError, load_agent
+from .agents import AgentError, find_agent, load_agent
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .conversation import Conversation, ConversationError
@@ -106,7 +106,7 @@ def serve(
     from .telemetry import configure_logging
 
     configure_logging(settings.logging)
-    server = choice.server(_agent(agent, agent_url, agent_system), settings)
+    server = choice.server(find_agent(agent, url=agent_url, system=agent_system), settings)
     if dev and settings.security.authentication.enabled:
         print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
     choice.run(serve_until_signal, server)
@@ -238,17 +238,6 @@ def _complain(text: str) -> None:
     from .terminal import plain
 
     print(plain(f"qaws: {text}"), file=sys.stderr)
-
-
-def _agent(spec: str, url: str | None, system: str | None) -> object:
-    """The agent of a name, looked for in the working directory too. Whatever goes wrong in it is said in one line."""
-    sys.path.insert(0, os.getcwd())
-    try:
-        return load_agent(spec, url=url, system=system)
-    except AgentError:
-        raise
-    except Exception as error:
-        raise AgentError(f"{spec!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _run(main: Coroutine[Any, Any, Result]) -> Result:

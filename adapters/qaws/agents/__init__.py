@@ -1,6 +1,6 @@
 """Agents: what one is, the ones that come with qaws, and finding one by its name."""
 
-from .builtin import echo, load_agent
+from .builtin import echo, find_agent, load_agent
 from .interface import PIECES, Agent, AgentError, AgentFailure, AgentInterface, AgentReply, AgentStep, RunContext
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "AgentStep",
     "RunContext",
     "echo",
+    "find_agent",
     "load_agent",
 ]

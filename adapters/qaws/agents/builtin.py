@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TypeGuard
 
@@ -19,6 +21,20 @@ async def echo(message: str) -> AsyncIterator[str]:
     """Answers with what it was told, word by word."""
     for piece in _PIECE.findall(message):
         yield piece
+
+
+def find_agent(spec: str, *, url: str | None = None, system: str | None = None) -> object:
+    """The agent of a name, as `load_agent` has it, looked for in the working directory too.
+
+    Raises AgentError, in one line, whatever goes wrong in it.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        return load_agent(spec, url=url, system=system)
+    except AgentError:
+        raise
+    except Exception as error:
+        raise AgentError(f"{spec!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def load_agent(spec: str, *, url: str | None = None, system: str | None = None) -> object:

@@ -1,0 +1,92 @@
+"""What an ASGI host sends for a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import anyio
+
+from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage
+
+from .host import AnyioHost
+from .manager import WebSocketManager
+from .outgoing import Outgoing
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class AsgiTransport:
+    """The transport of a connection. The host's `send` may wait; what is to be said meanwhile is queued here."""
+
+    def __init__(self, manager: WebSocketManager, host: AnyioHost, upgrade: bool, send: Send) -> None:
+        self.number = 0
+        self.paused: anyio.Event | None = None
+        self.scope = anyio.CancelScope()  # of the connection's task
+        self._sending: anyio.CancelScope | None = None  # of the task that sends
+        self._upgrade = upgrade
+        self._send = send
+        self._ending = False
+        self._outgoing: Outgoing[MessageEffect] = Outgoing(
+            manager, self, write=self._write, size=_size, start=lambda: host.spawn(self._flush)
+        )
+
+    def say(self, effect: MessageEffect) -> None:
+        """Queue what the host is to do."""
+        self._outgoing.put(effect)
+
+    async def _write(self, effects: list[MessageEffect]) -> None:
+        for effect in effects:
+            await perform(effect, self._upgrade, self._send)
+
+    async def _flush(self) -> None:
+        with anyio.CancelScope() as self._sending:
+            try:
+                await self._outgoing.flush()
+            except OSError:  # the peer has gone
+                self._ending = True
+            if self._ending:
+                self.scope.cancel()
+
+    def close_write(self) -> None:
+        """End the connection's task behind what is unsent."""
+        self._ending = True
+        if not self._outgoing.writing:
+            self.scope.cancel()
+
+    def drop(self) -> None:
+        """End the connection's task at once."""
+        self.scope.cancel()
+        self._outgoing.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def pause_reading(self) -> None:
+        """Leave messages to the host."""
+        self.paused = anyio.Event()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.paused is not None:
+            self.paused.set()
+            self.paused = None
+
+
+async def perform(effect: MessageEffect, upgrade: bool, send: Send) -> None:
+    """Have the host do it."""
+    if isinstance(effect, SendMessage):
+        await send({"type": "websocket.send", "text": effect.text})
+    elif isinstance(effect, AcceptUpgrade):
+        await send({"type": "websocket.accept", "subprotocol": effect.subprotocol})
+    elif isinstance(effect, SendClose):
+        await send({"type": "websocket.close", "code": effect.code, "reason": effect.reason})
+    else:
+        respond = "websocket.http.response" if upgrade else "http.response"
+        headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
+        await send({"type": f"{respond}.start", "status": effect.status, "headers": headers})
+        await send({"type": f"{respond}.body", "body": effect.body})
+
+
+def _size(effect: MessageEffect) -> int:
+    return len(effect.text) if isinstance(effect, SendMessage) else 0
