@@ -65,20 +65,24 @@ async def test_serve_forever_drains_when_its_scope_is_cancelled(adapter: Adapter
         await release.wait()
         yield "second"
 
+    server, scope = WebSocketServer(agent, open_config()), anyio.CancelScope()
+
+    async def serve() -> None:
+        with scope:
+            await server.serve_forever()
+
     with anyio.fail_after(PATIENCE):
-        server = WebSocketServer(agent, open_config())
         async with anyio.create_task_group() as group:
-            group.start_soon(server.serve_forever)
+            group.start_soon(serve)
             await until(lambda: bool(server.sockets))
             async with connected(await tcp(server)) as client:
                 await client.say("?", stream=True)
                 await client.hear(type="agent_chunk")
-                group.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await client.hear(event_name="server_draining")
-                    release.set()
-                    assert (await client.hear(type="agent_response"))["content"] == "first second"
-                    assert await client.ended() == 1012
+                scope.cancel()
+                await client.hear(event_name="server_draining")
+                release.set()
+                assert (await client.hear(type="agent_response"))["content"] == "first second"
+                assert await client.ended() == 1012
 
 
 @pytest.mark.row("D1")
