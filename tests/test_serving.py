@@ -117,7 +117,8 @@ def test_sigterm_under_a_hundred_streaming_clients_loses_no_answer(choice: tuple
 @pytest.mark.row("G5")
 @pytest.mark.parametrize("agent", ["patient", "stubborn"])
 def test_a_second_signal_ends_it_now(choice: tuple[str, str], agent: str, tmp_path: Path) -> None:
-    (tmp_path / "patient.yaml").write_text("websocket: {agent: {cancel_grace: 600}}\n")  # which is not waited for
+    waits = "agent: {cancel_grace: 600}, drain: {timeout: 600}"  # neither of which is waited for
+    (tmp_path / "patient.yaml").write_text(f"websocket: {{{waits}}}\n")
     with serving(*arguments(choice, "--agent", f"my_agents:{agent}", "--config", "patient.yaml")) as server:
         with connect_sync(server.url) as client:
             client.send('{"type":"chat_message","content":"?","stream":true}')
@@ -127,7 +128,7 @@ def test_a_second_signal_ends_it_now(choice: tuple[str, str], agent: str, tmp_pa
             while json.loads(client.recv()).get("event_name") != "server_draining":
                 pass
             server.process.send_signal(signal.SIGINT)
-            while (event := json.loads(client.recv()))["type"] != "agent_response":
+            while (event := json.loads(client.recv(PATIENCE)))["type"] != "agent_response":
                 pass
             assert event["status"] == "cancelled"
         assert server.process.wait(PATIENCE) == 0
