@@ -65,6 +65,8 @@ class Framework:
     def __init__(self, clean_up: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
         self._clean_up = clean_up
         self.begun = threading.Event()
+        self.may_end = threading.Event()
+        self.may_end.set()
         self.cancelled: list[int] = []  # how often its task had been, each time it met a CancelledError
         self.ended = False
 
@@ -77,8 +79,7 @@ class Framework:
             task = asyncio.current_task()
             assert task is not None
             self.cancelled.append(task.cancelling())
-            for _ in range(10):  # time to put things in order, undisturbed
-                await asyncio.sleep(0)
+            assert await asyncio.to_thread(self.may_end.wait, 10)  # it puts things in order, undisturbed
             if self._clean_up is not None:
                 await self._clean_up()
             self.ended = True
@@ -86,21 +87,32 @@ class Framework:
 
 
 async def cancelled_run(
-    bridge: Bridge, make: Callable[[], AsyncGenerator[Piece, None]], begun: threading.Event
+    bridge: Bridge,
+    make: Callable[[], AsyncGenerator[Piece, None]],
+    begun: threading.Event,
+    while_ending: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """A gateway's task that takes what comes, and is cancelled as soon as the framework has begun."""
+    ended = False
 
-    async def cancel() -> None:
-        await anyio.to_thread.run_sync(begun.wait, 10)
-        scope.cancel()
+    async def take() -> None:
+        nonlocal ended
+        with scope:
+            async with aclosing(bridge.stream(make)) as pieces:
+                async for _ in pieces:
+                    pass
+        ended = True
 
+    scope = anyio.CancelScope()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as scope:
-                group.start_soon(cancel)
-                async with aclosing(bridge.stream(make)) as pieces:
-                    async for _ in pieces:
-                        pass
+            group.start_soon(take)
+            await anyio.to_thread.run_sync(begun.wait, 10)
+            scope.cancel()
+            if while_ending is not None:
+                await anyio.wait_all_tasks_blocked()
+                assert not ended
+                await while_ending()
 
 
 # ── handing over ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,7 +227,32 @@ async def test_many_runs_go_on_at_once(bridge: Bridge) -> None:
 @pytest.mark.row("G8")
 async def test_a_cancelled_run_is_cancelled_once_and_waited_for(bridge: Bridge) -> None:
     framework = Framework()
-    await cancelled_run(bridge, framework, framework.begun)
+    framework.may_end.clear()
+
+    async def let_it_end() -> None:
+        framework.may_end.set()
+
+    await cancelled_run(bridge, framework, framework.begun, let_it_end)
+    assert framework.cancelled == [1]
+    assert framework.ended
+
+
+async def test_closing_does_not_disturb_a_run_that_is_cancelled_already(bridge: Bridge) -> None:
+    framework = Framework()
+    framework.may_end.clear()
+
+    async def close() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, bridge.close)
+            while not bridge._closed:
+                await anyio.lowlevel.checkpoint()
+            with bridge._lock:  # behind which the thread has been told
+                pass
+            for _ in range(3):
+                await anyio.to_thread.run_sync(in_thread, bridge, asyncio.sleep(0))
+            framework.may_end.set()
+
+    await cancelled_run(bridge, framework, framework.begun, close)
     assert framework.cancelled == [1]
     assert framework.ended
 
@@ -223,18 +260,21 @@ async def test_a_cancelled_run_is_cancelled_once_and_waited_for(bridge: Bridge) 
 @pytest.mark.row("G8")
 async def test_what_a_framework_starts_while_it_is_cancelled_is_waited_for(bridge: Bridge) -> None:
     stored: list[str] = []
+    may_store = threading.Event()
 
     async def store() -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(may_store.wait, 10)
         stored.append("the run")
 
     async def clean_up() -> None:
         background.append(asyncio.create_task(store()))
 
+    async def let_it_store() -> None:
+        may_store.set()
+
     background: list[asyncio.Task[None]] = []
     framework = Framework(clean_up)
-    await cancelled_run(bridge, framework, framework.begun)
+    await cancelled_run(bridge, framework, framework.begun, let_it_store)
     assert stored == ["the run"]
 
 
@@ -433,7 +473,7 @@ async def test_closing_ends_runs_and_what_frameworks_left_in_the_background(brid
             await taken(bridge.stream(make))
     assert framework.cancelled == [1]
     assert background[0].cancelled()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(RuntimeError, match="the bridge to agent frameworks is closed"):
         await taken(bridge.stream(framework))
     bridge.close()  # a second time is no mistake
 
@@ -493,7 +533,7 @@ gateway.close()
 
 def test_a_process_ends_cleanly_with_a_run_in_progress() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM],
+        [sys.executable, "-W", "error", "-c", PROGRAM],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("first\nput in order\n", "", 0)
