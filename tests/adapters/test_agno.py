@@ -21,6 +21,7 @@ from agno.db.json import JsonDb
 from agno.models.base import Model
 from agno.models.openai.like import OpenAILike
 from agno.models.response import ModelResponse
+from agno.run.agent import ReasoningContentDeltaEvent, RunContentEvent
 from agno.run.base import RunStatus
 from agno.team import Team
 from agno.tools import tool
@@ -30,7 +31,8 @@ from websockets.asyncio.client import connect
 
 from qaws import AgentError, WebSocketManager
 from qaws.agents import Agent as AnyAgent
-from qaws.agents import load_agent
+from qaws.agents import AgentStep, load_agent
+from qaws.agents.agno import _Events
 from qaws.agents.bridge import BRIDGE
 from qaws_proto.inputs import WriteBlocked
 from tests.helpers import process
@@ -164,6 +166,14 @@ async def test_steps_of_reasoning_are_told(anyio_backend: str) -> None:
     assert (answer.content, answer.reasoning_steps) == ("ok", ["Plan\nBe brief"])
 
 
+async def test_reasoning_of_a_model_that_only_reasons_is_told() -> None:
+    events = _Events("run")
+    texts = ("Be ", "brief.\nAnd ", "kind.")
+    steps = [step for text in texts for step in events.pieces(ReasoningContentDeltaEvent(reasoning_content=text))]
+    steps += events.pieces(RunContentEvent(run_id="run", content="ok"))
+    assert steps == [AgentStep("reasoning", content="Be brief."), AgentStep("reasoning", content="And kind."), "ok"]
+
+
 async def test_a_tool_that_fails_is_told_once_and_the_run_goes_on(anyio_backend: str) -> None:
     model = scripted([calls("fail", '{"reason": "no network"}')], [Said(content="Sorry.")])
     async with serving(Agent(model=model, tools=[fail]), anyio_backend) as manager:
@@ -263,7 +273,7 @@ async def test_an_error_of_the_provider_is_an_agents_error(
         answer, _ = await until_answered(peer)
     assert error.error_code == "AGENT_ERROR"
     assert "quota" not in repr(error)
-    assert "quota" in caplog.text
+    assert "the run failed: RuntimeError: quota of ann@example.org" in caplog.text
     assert told == ["so far"]
     assert answer.content == "ok"
 

@@ -388,8 +388,10 @@ def test_memory_keeps_the_newest_turns_of_the_newest_conversations() -> None:
         memory.add(context(session=f"{number}"), ["x"])
     assert memory.recall(context())
     memory.add(context(session="0"), ["y"])  # which is newer again
-    memory.add(context(session="one more"), ["x"])
+    for new in ("one more", "and another"):
+        memory.add(context(session=new), ["x"])
     assert not memory.recall(context())
+    assert not memory.recall(context(session="1"))
     assert memory.recall(context(session="0")) == ["x", "y"]
 
 

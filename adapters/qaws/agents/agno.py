@@ -58,7 +58,7 @@ class _Events:
         elif kind == "RunContent" and event.run_id == self._run_id:
             if event.reasoning_content:
                 yield from self._reasoning.add(event.reasoning_content)
-            if event.content is not None and self._end is None:
+            if event.content is not None:
                 yield from self._reasoning.flush()
                 yield text_of(event.content)
         elif kind == "ReasoningStep":

@@ -36,7 +36,7 @@ FRAMEWORKS = (
 
 def framework_of(agent: object) -> Framework | None:
     """The framework that an object is an agent of. One with a `chat` of its own is called by that."""
-    if isinstance(agent, type) or callable(getattr(agent, "chat", None)):
+    if callable(getattr(agent, "chat", None)):
         return None
     return next((framework for framework in FRAMEWORKS if framework.makes(agent)), None)
 
