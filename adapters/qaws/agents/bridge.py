@@ -184,7 +184,7 @@ class _Run:
         try:
             async with aclosing(self._make()) as pieces:
                 async for piece in pieces:
-                    if False:  # and the framework has gone on all the same
+                    if self.cancelled:  # and the framework has gone on all the same
                         break
                     await self._give(piece)
         except Exception:
