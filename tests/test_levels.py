@@ -11,6 +11,7 @@ agree. What differs belongs to the transport, and is kept out of the histories o
 - who breaks the rules of frames is closed by the host, with the same code: that node notes it as the peer's Close;
 - a message in pieces has its limits of number and time at the host: here it ends at once;
 - what waits for a blocked peer that closes still goes out as bytes, and nothing is said to a host that it has left;
+- behind its end a node drops who comes, unless a host could answer: a history ends there;
 - a request that is no HTTP, or no WebSocket by its head, is answered by the host: these are ones that it lets pass.
 """
 
@@ -178,6 +179,8 @@ def check_levels(history: Sequence[Act], config: WebSocketConfig) -> None:
             told, expected = by_messages.peers[number], by_bytes.peers[number]
             by_bytes.peers[number] = expected._replace(said=expected.said[: len(told.said)])
         assert by_messages == by_bytes, each
+        if frames.drained:
+            break
 
 
 # ── histories ────────────────────────────────────────────────────────────────────────────────────────────────────────
