@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import agents as openai_agents
 import anyio
@@ -32,7 +32,7 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAI
-from pydantic_ai import DeferredToolRequests
+from pydantic_ai import DeferredToolRequests, ModelRetry
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
@@ -43,6 +43,7 @@ from qaws.agents.bridge import BRIDGE
 from qaws.agents.frameworks import adapted, framework_of
 from qaws.agents.memory import CONVERSATIONS, TURNS, Memory, conversation_of
 from qaws.agents.steps import LINE, SHORT, Reasoning, tool_started
+from qaws_proto.inputs import WriteBlocked
 
 from .bridged import all_runs_have_ended, in_thread, left, serving, until_answered
 from .peers import Peer
@@ -64,7 +65,9 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def add(a: int, b: int) -> int:
-    """Adds."""
+    """Adds; small numbers only."""
+    if a + b > 100:
+        raise ModelRetry("too big")
     return a + b
 
 
@@ -98,12 +101,16 @@ def pydantic_ai_agent(heard: Heard) -> object:
             yield "Let me see: "
             yield {2: DeltaToolCall(name="add", json_args='{"a": 1,', tool_call_id="c1")}
             yield {2: DeltaToolCall(json_args=' "b": 2}', tool_call_id="c1")}
+        elif question == "99 + 2?":
+            yield {0: DeltaToolCall(name="add", json_args='{"a": 99, "b": 2}', tool_call_id="c1")}
         elif question == "3":
             yield "it is "
             yield "3"
         else:
             yield "so far"
-            if question == "hang":
+            for _ in range(100 if question == "much" else 0):
+                yield "x" * 200
+            if question in ("hang", "much"):
                 await heard.hang()
             elif question == "fail":
                 raise ValueError("quota")
@@ -134,12 +141,16 @@ class ChatModel(BaseChatModel):
             yield chunk("Let me see: ")
             yield chunk("", name="add", args='{"a": 1,', id="c1")
             yield chunk("", name=None, args=' "b": 2}', id=None)
+        elif question == "99 + 2?":
+            yield chunk("", name="add", args='{"a": 99, "b": 2}', id="c1")
         elif question == "3":
             yield chunk("it is ")
             yield chunk("3")
         else:
             yield chunk("so far")
-            if question == "hang":
+            for _number in range(100 if question == "much" else 0):
+                yield chunk("x" * 200)
+            if question in ("hang", "much"):
                 await self.heard.hang()
             elif question == "fail":
                 raise ValueError("quota")
@@ -158,7 +169,7 @@ def langgraph_agent(heard: Heard) -> object:
 
     graph = StateGraph(MessagesState)
     graph.add_node("model", model)
-    graph.add_node("tools", ToolNode([add]))
+    graph.add_node("tools", ToolNode([add], handle_tool_errors=True))
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
@@ -169,6 +180,13 @@ def langgraph_agent(heard: Heard) -> object:
 
 
 class OpenAIModel(openai_agents.Model):
+    _texts: ClassVar = {
+        "1 + 2?": ["Let me ", "see: "],
+        "3": ["it is ", "3"],
+        "city": ['{"name": ', '"Roma"}'],
+        "much": ["x" * 200] * 100,
+    }
+
     def __init__(self, heard: Heard) -> None:
         self._heard = heard
 
@@ -178,7 +196,7 @@ class OpenAIModel(openai_agents.Model):
     async def stream_response(self, instructions: Any, items: Any, *_: Any, **__: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         self._heard.asked.append([_text(item) for item in items if item.get("type") != "function_call"])
         question = self._heard.asked[-1][-1]
-        texts = {"1 + 2?": ["Let me ", "see: "], "3": ["it is ", "3"]}.get(question, ["so far"])
+        texts = self._texts.get(question, ["so far"])
         if question == "1 + 2?":
             yield ResponseReasoningTextDeltaEvent(
                 content_index=0, delta="A sum.", item_id="r1", output_index=0, sequence_number=0,
@@ -189,7 +207,7 @@ class OpenAIModel(openai_agents.Model):
                 content_index=0, delta=text, item_id="m1", output_index=0, sequence_number=0, logprobs=[],
                 type="response.output_text.delta",
             )  # fmt: skip
-        if question == "hang":
+        if question in ("hang", "much"):
             await self._heard.hang()
         elif question == "fail":
             raise ValueError("quota")
@@ -251,11 +269,16 @@ async def test_an_agent_tells_text_reasoning_and_tools(framework: str, anyio_bac
 async def test_a_session_is_remembered_and_no_other_user_shares_it(framework: str, anyio_backend: str) -> None:
     heard = Heard()
     async with serving(MAKERS[framework](heard), anyio_backend) as manager:
-        for user, text in (("ann", "first"), ("bob", "hello"), ("ann", "second")):
+        for user, text in (("ann", "first"), ("bob", "hello"), ("ann", "second"), ("ann", "third")):
             peer = Peer(manager)
             peer.say("chat_message", content=text, user_id=user, session_id="holiday")
             await until_answered(peer)
-    assert heard.asked == [["first"], ["hello"], ["first", "so far", "second"]]
+    assert heard.asked == [
+        ["first"],
+        ["hello"],
+        ["first", "so far", "second"],
+        ["first", "so far", "second", "so far", "third"],
+    ]
 
 
 @pytest.mark.row("G8")
@@ -272,6 +295,22 @@ async def test_a_cancelled_run_stops_the_model(framework: str, anyio_backend: st
         peer.say("chat_message", content="next")
         next_answer, _ = await until_answered(peer)
     assert (answer.status, next_answer.content) == ("cancelled", "so far")
+
+
+@pytest.mark.row("G8")
+async def test_a_run_that_is_held_back_and_cancelled_ends(framework: str, anyio_backend: str) -> None:
+    limits, agent = {"out_high": 1024, "out_top": 1024 * 1024}, {"roll_up": 0}
+    async with serving(MAKERS[framework](Heard()), anyio_backend, limits=limits, agent=agent) as manager:
+        peer = Peer(manager)
+        peer.held = []
+        manager.feed(WriteBlocked(peer.number))
+        peer.say("chat_message", content="much", id="m1", stream=True)
+        (run,) = manager._active.values()
+        while run.resumed is None:
+            await anyio.lowlevel.checkpoint()
+        peer.say("cancel", correlation_id="m1")
+        await all_runs_have_ended(manager)
+        assert manager.gateway.runs == 0
 
 
 @pytest.mark.row("G2")
@@ -297,12 +336,55 @@ class City(BaseModel):
 
 
 async def test_output_that_is_no_text_is_its_json(anyio_backend: str) -> None:
-    agent = PydanticAI(TestModel(custom_output_args={"name": "Roma"}), output_type=City)
-    async with serving(agent, anyio_backend) as manager:
+    for agent in (
+        PydanticAI(TestModel(custom_output_args={"name": "Roma"}), output_type=City),
+        openai_agents.Agent(name="a", model=OpenAIModel(Heard()), output_type=City),
+    ):
+        async with serving(agent, anyio_backend) as manager:
+            peer = Peer(manager)
+            peer.say("chat_message", content="city")
+            answer, _ = await until_answered(peer)
+        assert answer.content == '{"name":"Roma"}'
+
+
+@pytest.mark.parametrize("framework", ["pydantic-ai", "langgraph"])
+async def test_a_tool_that_fails_is_told_as_such_and_the_run_goes_on(framework: str, anyio_backend: str) -> None:
+    async with serving(MAKERS[framework](Heard()), anyio_backend) as manager:
         peer = Peer(manager)
-        peer.say("chat_message", content="?", stream=True)
+        peer.say("chat_message", content="99 + 2?", stream=True)
         answer, told = await until_answered(peer)
-    assert answer.content == '{"name":"Roma"}' == "".join(told)
+    assert answer.content == "so far"
+    (finished,) = [step for step in told if step[0] == "tool_finished"]
+    assert finished[1] == "add"
+    assert finished[2].startswith("failed: ")
+    assert "too big" in finished[2]
+
+
+async def test_openai_agents_makes_no_traces(anyio_backend: str) -> None:
+    traces: list[object] = []
+
+    class Recorder(openai_agents.TracingProcessor):
+        def on_trace_start(self, trace: object) -> None:
+            traces.append(trace)
+
+        def on_span_start(self, span: object) -> None:
+            traces.append(span)
+
+        on_trace_end = on_trace_start
+        on_span_end = on_span_start
+
+        def shutdown(self) -> None:
+            return
+
+        force_flush = shutdown
+
+    openai_agents.set_trace_processors([Recorder()])
+    async with serving(openai_agent(Heard()), anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="1 + 2?")
+        answer, _ = await until_answered(peer)
+    assert answer.status == "completed"
+    assert traces == []
 
 
 async def test_a_run_that_waits_for_a_human_is_an_error_that_says_so(

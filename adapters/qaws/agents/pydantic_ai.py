@@ -13,7 +13,6 @@ from pydantic_ai.messages import (
     ModelMessage,
     PartDeltaEvent,
     PartStartEvent,
-    RetryPromptPart,
     TextPart,
     TextPartDelta,
     ThinkingPart,
@@ -59,7 +58,7 @@ class PydanticAgent(FrameworkAgent):
                     case FunctionToolCallEvent(part=call):
                         yield tool_started(call.tool_name, call.args)
                     case FunctionToolResultEvent(part=part):
-                        yield tool_finished(part.tool_name, part.content, failed=isinstance(part, RetryPromptPart))
+                        yield tool_finished(part.tool_name, part.content, failed=part.outcome != "success")
                     case AgentRunResultEvent(result=result):
                         output = _text(result.output)
                         self._memory.add(context, result.new_messages())
