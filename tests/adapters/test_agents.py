@@ -454,7 +454,10 @@ def test_echo_is_found_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("some_agents", "'some_agents' names no agent; give `echo`, `openai:MODEL`, `module:attribute` or `agno:module:attribute`"),
+        (
+            "some_agents",
+            "'some_agents' names no agent; give `echo`, `openai:MODEL`, `module:attribute` or `agno:module:attribute`",
+        ),
         ("some_agents:", "names no agent"),
         (":bot", "names no agent"),
         ("", "names no agent"),

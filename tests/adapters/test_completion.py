@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from qaws import AgentFailure, AgentStep
 from qaws.agents.completion import Answer, retry_after
-from qaws.agents.history import Exchange, Histories
 from qaws.agents.sse import EventReader, EventTooLong
 from tests.helpers.openai_server import DONE, chunk
 
@@ -182,50 +181,3 @@ NUMBERS = st.integers(min_value=-(10**30), max_value=10**30)
 def test_no_date_is_too_odd(text: str) -> None:
     wait = retry_after({"retry-after": text}, NOW.timestamp())
     assert wait is None or wait >= 0
-
-
-# ── histories ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def held(histories: Histories, session: str) -> list[str]:
-    return [exchange.question for exchange in histories.of(("ana", session))]
-
-
-def test_a_history_keeps_its_newest_exchanges() -> None:
-    by_count = Histories(messages=5, characters=100, sessions=10)
-    by_size = Histories(messages=100, characters=10, sessions=10)
-    for question in ("1", "2", "3"):
-        by_count.add(("ana", "s"), Exchange(question, "answer"))
-        by_size.add(("ana", "s"), Exchange(question, "1234"))
-    assert held(by_count, "s") == ["2", "3"]
-    assert held(by_size, "s") == ["2", "3"]
-    by_size.add(("ana", "s"), Exchange("4", "1234567890"))  # too much by itself
-    assert held(by_size, "s") == []
-    assert len(by_size) == 0
-
-
-def test_the_session_that_was_used_least_lately_is_forgotten() -> None:
-    histories = Histories(messages=10, characters=100, sessions=2)
-    histories.add(("ana", "a"), Exchange("1", "x"))
-    histories.add(("ana", "b"), Exchange("2", "x"))
-    assert held(histories, "a") == ["1"]  # asked for, and so used
-    histories.add(("ana", "c"), Exchange("3", "x"))
-    assert [held(histories, session) for session in "abc"] == [["1"], [], ["3"]]
-    histories.add(("ana", "a"), Exchange("4", "x"))  # added to, and so used
-    histories.add(("ana", "d"), Exchange("5", "x"))
-    assert [held(histories, session) for session in "acd"] == [["1", "4"], [], ["5"]]
-
-
-def test_what_was_given_of_a_history_stays_as_it_was() -> None:
-    histories = Histories(messages=10, characters=100, sessions=2)
-    histories.add(("ana", "a"), Exchange("1", "x"))
-    before = histories.of(("ana", "a"))
-    histories.add(("ana", "a"), Exchange("2", "x"))
-    assert before == (Exchange("1", "x"),)
-
-
-@pytest.mark.parametrize("zero", ["messages", "characters", "sessions"])
-def test_a_history_of_nothing_keeps_nothing(zero: str) -> None:
-    histories = Histories(**{"messages": 10, "characters": 100, "sessions": 2, zero: 0})
-    histories.add(("ana", "a"), Exchange("1", "x"))
-    assert (held(histories, "a"), len(histories)) == ([], 0)

@@ -41,7 +41,7 @@ from qaws import AgentError
 from qaws.agents import Agent, RunContext, load_agent
 from qaws.agents.bridge import BRIDGE
 from qaws.agents.frameworks import adapted, framework_of
-from qaws.agents.memory import CONVERSATIONS, TURNS, Memory, conversation_of
+from qaws.agents.memory import name_of
 from qaws.agents.steps import LINE, SHORT, Reasoning, tool_started
 from qaws_proto.inputs import WriteBlocked
 
@@ -460,27 +460,10 @@ def context(user: str = "ann", session: str = "s") -> RunContext:
     return RunContext("r", session, user)
 
 
-def test_memory_keeps_the_newest_turns_of_the_newest_conversations() -> None:
-    memory: Memory[str] = Memory()
-    for turn in range(TURNS + 1):
-        memory.add(context(), [f"question {turn}", f"answer {turn}"])
-    assert memory.recall(context())[:2] == ["question 1", "answer 1"]
-    assert len(memory.recall(context())) == 2 * TURNS
-    for number in range(CONVERSATIONS - 1):
-        memory.add(context(session=f"{number}"), ["x"])
-    assert memory.recall(context())
-    memory.add(context(session="0"), ["y"])  # which is newer again
-    for new in ("one more", "and another"):
-        memory.add(context(session=new), ["x"])
-    assert not memory.recall(context())
-    assert not memory.recall(context(session="1"))
-    assert memory.recall(context(session="0")) == ["x", "y"]
-
-
 def test_no_two_users_sessions_have_one_name() -> None:
     pairs = [("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c"), ("a", "b"), ("b", "a")]
-    assert len({conversation_of(context(user, session)) for user, session in pairs}) == len(pairs)
-    assert conversation_of(context("ann@example.org", "s")) == "ann@example.org/s"
+    assert len({name_of(context(user, session)) for user, session in pairs}) == len(pairs)
+    assert name_of(context("ann@example.org", "s")) == "ann@example.org/s"
 
 
 def test_steps_are_short() -> None:

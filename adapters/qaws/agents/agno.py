@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import AgentReply, AgentStep, RunContext
-from .memory import conversation_of
+from .memory import name_of
 from .steps import Reasoning, text_of, tool_finished, tool_started
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class AgnoAgent(FrameworkAgent):
         run = _Events(context.run_id)
         events: Any = self._agent.arun(
             message, stream=True, stream_events=True,
-            session_id=conversation_of(context), user_id=context.user_id, run_id=context.run_id,
+            session_id=name_of(context), user_id=context.user_id, run_id=context.run_id,
         )  # fmt: skip
         async with aclosing(events):
             async for event in events:

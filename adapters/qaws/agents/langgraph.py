@@ -11,7 +11,7 @@ from langgraph.pregel import Pregel
 
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import RunContext
-from .memory import conversation_of
+from .memory import name_of
 from .steps import Reasoning, tool_finished, tool_started
 
 
@@ -27,7 +27,7 @@ class LangGraphAgent(FrameworkAgent):
         run = _Messages()
         events: Any = self._graph.astream(
             {"messages": [("user", message)]},
-            {"configurable": {"thread_id": conversation_of(context), "user_id": context.user_id}},
+            {"configurable": {"thread_id": name_of(context), "user_id": context.user_id}},
             stream_mode=["messages", "updates"],
         )
         async with aclosing(events):

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import anyio
 from anyio.lowlevel import RunVar
 
 from .completion import Answer
-from .history import Exchange, Histories
 from .interface import AgentError, AgentFailure, AgentStep
+from .memory import Memory
 
 try:
     import httpx2
@@ -31,6 +32,13 @@ ENDPOINT = "/chat/completions"
 KEY_VARIABLE = "OPENAI_API_KEY"
 TAIL = 0.2  # seconds in which a stream may end behind its last event, so that its connection can be used again
 IDLE_CONNECTIONS = 20  # kept open for the next questions
+
+
+class Exchange(NamedTuple):
+    """A question and its whole answer."""
+
+    question: str
+    answer: str
 
 
 class OpenAIAgent:
@@ -75,11 +83,13 @@ class OpenAIAgent:
         self._system = system
         self._parameters = dict(parameters or {})
         try:
-            httpx2.Request("POST", self._url, json=self._request("", ()))
+            httpx2.Request("POST", self._url, json=self._request("", []))
         except (TypeError, ValueError):
             raise AgentError("the model, the system prompt and the parameters have to fit into JSON") from None
         self._connect_timeout = connect_timeout
-        self._histories = Histories(messages=history_messages, characters=history_characters, sessions=history_sessions)
+        self._memory: Memory[Exchange] = Memory(
+            turns=history_messages // 2, characters=history_characters, sessions=history_sessions, size=_characters
+        )
         self._proxied = not local  # where the environment names a proxy; none leads to this very machine
         self._tls = _tls() if encrypted or self._proxied else _no_tls()
         self._clients: RunVar[httpx2.AsyncClient | None] = RunVar("client", default=None)  # one for each event loop
@@ -95,7 +105,7 @@ class OpenAIAgent:
         """
         session = (user_id, session_id)
         answer = Answer(self.host)
-        request = self._request(message, self._histories.of(session))
+        request = self._request(message, self._memory.recall(session))
         try:
             async with self._client().stream("POST", self._url, json=request) as response:
                 answer.begin(response.status_code, response.headers, time.time())
@@ -115,7 +125,7 @@ class OpenAIAgent:
         for piece in answer.end():
             yield piece
         if answer.text:
-            self._histories.add(session, Exchange(message, answer.text))
+            self._memory.add(session, Exchange(message, answer.text))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop. The agent stays usable, and makes new ones."""
@@ -124,7 +134,7 @@ class OpenAIAgent:
             self._clients.set(None)
             await client.aclose()
 
-    def _request(self, message: str, history: tuple[Exchange, ...]) -> dict[str, object]:
+    def _request(self, message: str, history: list[Exchange]) -> dict[str, object]:
         messages = [] if self._system is None else [{"role": "system", "content": self._system}]
         for exchange in history:
             messages.append({"role": "user", "content": exchange.question})
@@ -212,3 +222,7 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _characters(exchange: Exchange) -> int:
+    return len(exchange.question) + len(exchange.answer)

@@ -15,7 +15,7 @@ from openai.types.responses import (
 
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import AgentReply, RunContext
-from .memory import Memory
+from .memory import Memory, key_of
 from .steps import Reasoning, text_of, tool_finished, tool_started
 
 
@@ -25,11 +25,11 @@ class OpenAIAgent(FrameworkAgent):
     def __init__(self, agent: Agent[Any], bridge: Bridge | None = None) -> None:
         super().__init__(bridge)
         self._agent = agent
-        self._memory: Memory[TResponseInputItem] = Memory()
+        self._memory: Memory[list[TResponseInputItem]] = Memory()
 
     async def answer(self, message: str, context: RunContext) -> AsyncGenerator[Piece, None]:
         """One run. Output that is no text is the answer as its JSON."""
-        before = self._memory.recall(context)
+        before = [item for turn in self._memory.recall(key_of(context)) for item in turn]
         items = [*before, *ItemHelpers.input_to_new_input_list(message)]
         result = Runner.run_streamed(self._agent, items, run_config=RunConfig(tracing_disabled=True))
         said = ""
@@ -44,7 +44,7 @@ class OpenAIAgent(FrameworkAgent):
                 await asyncio.wait([result.run_loop_task])
         if result.interruptions:
             raise RuntimeError("the run waits for a human to approve a tool call, which cannot be done here")
-        self._memory.add(context, result.to_input_list()[len(before) :])
+        self._memory.add(key_of(context), result.to_input_list()[len(before) :])
         output = text_of(result.final_output)
         if not said.endswith(output):
             yield AgentReply(output)

@@ -21,7 +21,7 @@ from pydantic_ai.messages import (
 
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import AgentReply, RunContext
-from .memory import Memory
+from .memory import Memory, key_of
 from .steps import Reasoning, text_of, tool_finished, tool_started
 
 
@@ -31,12 +31,13 @@ class PydanticAgent(FrameworkAgent):
     def __init__(self, agent: AbstractAgent[Any, Any], bridge: Bridge | None = None) -> None:
         super().__init__(bridge)
         self._agent = agent
-        self._memory: Memory[ModelMessage] = Memory()
+        self._memory: Memory[list[ModelMessage]] = Memory()
 
     async def answer(self, message: str, context: RunContext) -> AsyncGenerator[Piece, None]:
         """One run. Output that is no text is the answer as its JSON."""
         reasoning, said = Reasoning(), ""
-        async with self._agent.run_stream_events(message, message_history=self._memory.recall(context)) as events:
+        history = [each for turn in self._memory.recall(key_of(context)) for each in turn]
+        async with self._agent.run_stream_events(message, message_history=history) as events:
             async for event in events:
                 match event:
                     case (
@@ -61,7 +62,7 @@ class PydanticAgent(FrameworkAgent):
                         yield tool_finished(part.tool_name, part.content, failed=part.outcome != "success")
                     case AgentRunResultEvent(result=result):
                         output = _text(result.output)
-                        self._memory.add(context, result.new_messages())
+                        self._memory.add(key_of(context), result.new_messages())
                         if not said.endswith(output):
                             yield AgentReply(output)
 
