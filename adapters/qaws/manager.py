@@ -123,10 +123,15 @@ class WebSocketManager:
         events: Sequence[EventType] = (),
         upgrade_checks: Sequence[UpgradeCheck] = (),
         event_checks: Sequence[EventCheck] = (),
+        ids: Callable[[], str] | None = None,
+        clock: Callable[[], Now] | None = None,
     ) -> None:
         """Without a `config` the settings of the environment hold (`qaws.settings.load()`).
 
-        Raises ConfigError where the configuration cannot be used, AgentError where `agent` is none.
+        `ids` and `clock` are for tests that want the same bytes every time; by default ids are 128 random bits and the
+        clocks are this machine's. The timer goes by `time.monotonic`: what a `clock` says is due before or after that
+        has to be told with `wake`. Raises ConfigError where the configuration cannot be used, AgentError where `agent`
+        is none.
         """
         if config is None:
             from .settings import load
@@ -135,7 +140,7 @@ class WebSocketManager:
         self.config = config
         self.gateway = Gateway(
             config,
-            ids=lambda: secrets.token_hex(16),
+            ids=ids or _random_id,
             events=events,
             upgrade_checks=upgrade_checks,
             event_checks=event_checks,
@@ -143,6 +148,7 @@ class WebSocketManager:
         self._agent: Agent | None = None
         if agent is not None:
             self.set_qa_agent(agent)
+        self._clock = clock or _both_clocks
         self._host: Host | None = None
         self._numbers = count(1)
         self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
@@ -210,7 +216,7 @@ class WebSocketManager:
         self._performing = True
         try:
             while self._inputs:
-                now = Now(time.monotonic(), time.time())  # 2. read both clocks once
+                now = self._clock()  # 2. read both clocks once
                 for effect in self.gateway.step(self._inputs.popleft(), now):  # 3. step
                     self._perform[type(effect)](effect)  # 4. perform the effects in order
         finally:
@@ -334,6 +340,14 @@ def _cancelled(active: _ActiveRun) -> bool:
 def _tuple(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """What an agent gave as its steps or tools. Whether they are texts is the node's to judge (G4)."""
     return tuple(texts) if isinstance(texts, list) else texts
+
+
+def _random_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _both_clocks() -> Now:
+    return Now(time.monotonic(), time.time())
 
 
 def _nothing() -> None:
