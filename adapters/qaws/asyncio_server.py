@@ -41,6 +41,7 @@ class AsyncioHost(AnyioHost):
 
     async def finish(self, patience: float) -> None:
         """End the timer, and wait for the tasks; those that have not ended in `patience` seconds are let go (G5)."""
+        self._finished = True  # a task that was let go may still have something to say
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -49,7 +50,7 @@ class AsyncioHost(AnyioHost):
 
     def wake_at(self, deadline: float | None) -> None:
         """The one timer. One that is too early is left to fire, which costs less than moving it."""
-        if deadline is None:
+        if deadline is None or self._finished:
             return
         if self._timer is not None:
             if self._timer_at <= deadline:

@@ -31,6 +31,7 @@ class AnyioHost:
         self._sooner: anyio.Event | None = None  # set to have that look at once; None while the task is not there
         self._idle: anyio.Event | None = None
         self._running = 0
+        self._finished = False
 
     def spawn(self, work: Work, *arguments: object) -> None:
         """Run an async function in a task of its own. A mistake in it is logged, and does not end the others."""
@@ -55,6 +56,7 @@ class AnyioHost:
     async def finish(self, patience: float) -> None:
         """End the timer, and wait for the tasks; those that have not ended in `patience` seconds are let go (G5)."""
         self.wake_at(None)
+        self._finished = True  # a task that was let go may still have something to say
         if self._running:
             self._idle = anyio.Event()
             with anyio.move_on_after(patience):
@@ -62,6 +64,8 @@ class AnyioHost:
 
     def wake_at(self, deadline: float | None) -> None:
         """The one timer. One that is too early is left to fire, which costs less than moving it."""
+        if self._finished:
+            return
         self._deadline = inf if deadline is None else deadline
         if self._sooner is None:
             if self._deadline < inf:
