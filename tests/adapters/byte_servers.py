@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -66,20 +66,31 @@ class Client:
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.stream = stream
+        self.subprotocol: str | None = None
         self.close_code: int | None = None
         self._link = ClientLink("localhost", "/", KEY)
 
-    async def upgrade(self, **headers: str) -> Accepted | Rejected:
+    async def upgrade(self, subprotocols: Sequence[str] = (), **headers: str) -> Accepted | Rejected:
         """Ask for a WebSocket; what the server says."""
-        self._link = ClientLink("localhost", "/", KEY, headers=[(k.replace("_", "-"), v) for k, v in headers.items()])
+        fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        self._link = ClientLink("localhost", "/", KEY, subprotocols=subprotocols, headers=fields)
         await self.stream.send(self._link.request)
         verdict = await self._next()
         assert isinstance(verdict, Accepted | Rejected), verdict
+        if isinstance(verdict, Accepted):
+            self.subprotocol = verdict.subprotocol
         return verdict
 
     async def say(self, content: str, **fields: Any) -> None:
         """Send a chat message."""
-        text = json.dumps({"type": "chat_message", "content": content, **fields})
+        await self.tell(type="chat_message", content=content, **fields)
+
+    async def tell(self, **event: Any) -> None:
+        """Send an event."""
+        await self.send(json.dumps(event))
+
+    async def send(self, text: str) -> None:
+        """Send a text message."""
         await self.stream.send(self._link.text(text.encode()))
 
     async def hear(self, **fields: Any) -> dict[str, Any]:
@@ -116,11 +127,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(stream: anyio.abc.ByteStream, **headers: str) -> AsyncIterator[Client]:
+async def connected(
+    stream: anyio.abc.ByteStream, subprotocols: Sequence[str] = (), **headers: str
+) -> AsyncIterator[Client]:
     """A client that has been let in."""
     async with aclosing(stream):
         client = Client(stream)
-        verdict = await client.upgrade(**headers)
+        verdict = await client.upgrade(subprotocols, **headers)
         assert isinstance(verdict, Accepted), verdict
         yield client
 

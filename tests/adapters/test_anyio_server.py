@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -32,112 +30,10 @@ def anyio_backend(adapter: Adapter) -> tuple[str, dict[str, Any]]:
     return adapter.backend
 
 
-async def test_a_conversation(adapter: Adapter) -> None:
-    async with serving(adapter) as server, connected(await tcp(server)) as client:
-        assert await client.ask("¿Cómo estás?") == "¿Cómo estás?"
-        assert await client.ask("x" * 10_000) == "x" * 10_000
-
-
 async def test_an_idle_connection_is_one_task(adapter: Adapter) -> None:
     async with serving(adapter) as server, connected(await tcp(server)) as client:
         assert await client.ask("hola") == "hola"
         await until(lambda: server._host.running == len(server.sockets) + 1)
-
-
-async def test_a_server_may_be_stopped_by_another_task(adapter: Adapter) -> None:
-    with anyio.fail_after(PATIENCE):
-        server = WebSocketServer(echo, open_config())
-        async with anyio.create_task_group() as starting:
-            starting.start_soon(server.start)
-        async with connected(await tcp(server)) as client, anyio.create_task_group() as stopping:
-            assert await client.ask("hola") == "hola"
-            stopping.start_soon(server.stop)
-            assert (await client.hear(event_name="server_draining"))["data"]["reconnect_after"] == 1
-            assert await client.ended() == 1012
-
-
-@pytest.mark.row("D1")
-async def test_serve_forever_drains_when_its_scope_is_cancelled(adapter: Adapter) -> None:
-    release = anyio.Event()
-
-    async def agent(message: str) -> AsyncIterator[str]:
-        yield "first "
-        await release.wait()
-        yield "second"
-
-    server, scope = WebSocketServer(agent, open_config()), anyio.CancelScope()
-
-    async def serve() -> None:
-        with scope:
-            await server.serve_forever()
-
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as group:
-            group.start_soon(serve)
-            await until(lambda: bool(server.sockets))
-            async with connected(await tcp(server)) as client:
-                await client.say("?", stream=True)
-                await client.hear(type="agent_chunk")
-                scope.cancel()
-                await client.hear(event_name="server_draining")
-                release.set()
-                assert (await client.hear(type="agent_response"))["content"] == "first second"
-                assert await client.ended() == 1012
-
-
-@pytest.mark.row("D1")
-async def test_a_stop_that_is_cancelled_stops_now(adapter: Adapter) -> None:
-    async def agent(message: str) -> AsyncIterator[str]:
-        yield "first "
-        await anyio.sleep_forever()
-
-    async with serving(adapter, agent) as server, connected(await tcp(server)) as client:
-        await client.say("?", stream=True)
-        await client.hear(type="agent_chunk")
-        async with anyio.create_task_group() as group:
-            group.start_soon(server.stop)
-            await client.hear(event_name="server_draining")
-            group.cancel_scope.cancel()
-        assert (await client.hear(type="agent_response"))["status"] == "cancelled"
-        assert await client.ended() == 1001
-
-
-@pytest.mark.row("G5")
-async def test_a_stop_does_not_wait_for_an_agent_that_blocks(adapter: Adapter) -> None:
-    release = threading.Event()
-
-    def agent(message: str) -> Iterator[str]:
-        yield "first "
-        assert release.wait(PATIENCE)
-
-    async with serving(adapter, agent, agent={"cancel_grace": 60}, limits={"close_timeout": 0.05}) as server:
-        try:
-            async with connected(await tcp(server)) as client:
-                await client.say("?", stream=True)
-                await client.hear(type="agent_chunk")
-                await server.stop_now()
-                assert server.manager.gateway.runs == 1
-        finally:
-            release.set()
-
-
-@pytest.mark.row("G5")
-async def test_a_stop_lets_an_agent_go_that_ignores_its_cancellation(adapter: Adapter) -> None:
-    release = anyio.Event()
-
-    async def agent(message: str) -> AsyncIterator[str]:
-        yield "first "
-        with anyio.CancelScope(shield=True):
-            await release.wait()
-
-    drain, limits = {"timeout": 0.01, "interval": 0.01}, {"close_timeout": 0.05}
-    async with serving(adapter, agent, agent={"cancel_grace": 0.05}, drain=drain, limits=limits) as server:
-        async with connected(await tcp(server)) as client:
-            await client.say("?", stream=True)
-            await client.hear(type="agent_chunk")
-            await server.stop()
-            assert server.manager.gateway.runs == 1
-        release.set()
 
 
 @pytest.mark.row("C1")

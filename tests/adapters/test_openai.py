@@ -24,8 +24,8 @@ from qaws.agents.openai import OpenAIAgent
 from qaws_proto.faults import Fault
 from tests.helpers.openai_server import BREAK, DONE, Answer, Gate, ModelServer, chunk, event, happened, says
 
+from .certificates import Authority
 from .peers import Peer, Recorded, driven, open_config
-from .test_asyncio_server import Certificate
 
 pytestmark = pytest.mark.anyio
 KEY = "sk-secret-key"
@@ -458,12 +458,14 @@ async def test_neither_a_proxy_nor_a_cookie_comes_between(
 async def test_a_server_proves_who_it_is(
     trusted: bool, tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate = Certificate(tmp_path)
+    authority = Authority("the endpoint's")
+    issued, known = authority.issue(tmp_path), tmp_path / "authority.pem"
+    known.write_text(authority.pem)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate.cert_file, certificate.key_file)
+    tls.load_cert_chain(issued.cert_file, issued.key_file)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.cert_file))
+        monkeypatch.setenv("SSL_CERT_FILE", str(known))
     with ModelServer(tls=tls) as model:
         async with serving(OpenAIAgent("m1", url=model.url, key=KEY), anyio_backend) as manager:
             end = await asked(Peer(manager))
