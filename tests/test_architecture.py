@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from qaws_proto.faults import Fault
+
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "qaws_proto").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
@@ -106,6 +108,48 @@ def _name(path: Path) -> str:
 @pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_adapters_leave_the_wire_to_the_core(path: Path) -> None:
     assert not set(imports(parse(path))) & WIRE
+
+
+#: What belongs to one event loop or host each, and what they share; `manager.py` alone performs effects for them all.
+DRIVERS = ("asyncio_server", "anyio_server", "asgi")
+SHARED = ("asgi_transport", "byte_transport", "host", "outgoing", "server")
+#: Lines of a driver. 180 are the loop, the transport and how it starts and stops; asgi.py has a factory besides, and
+#: builds a request. One that grows beyond has begun to do what the core or the shared parts should.
+THIN = 210
+PUBLIC = {"ConfigError", "WebSocketConfig"}
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_adapters_stay_thin(name: str) -> None:
+    assert len((ROOT / "adapters" / "qaws" / f"{name}.py").read_text("utf-8").splitlines()) <= THIN
+
+
+@pytest.mark.parametrize("name", [*DRIVERS, *SHARED])
+def test_adapters_know_inputs_and_effects_and_nothing_else_of_the_core(name: str) -> None:
+    for node in ast.walk(parse(ROOT / "adapters" / "qaws" / f"{name}.py")):
+        if isinstance(node, ast.Import):
+            assert not [one.name for one in node.names if one.name.startswith("qaws_proto")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qaws_proto"):
+            names = {one.name for one in node.names}
+            assert node.module in ("qaws_proto.inputs", "qaws_proto.effects") or names <= PUBLIC, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, "manager"])
+def test_adapters_branch_on_the_type_of_an_effect_and_not_on_what_it_says(name: str) -> None:
+    for node in ast.walk(parse(ROOT / "adapters" / "qaws" / f"{name}.py")):
+        asked = node.subject if isinstance(node, ast.Match) else getattr(node, "test", None)
+        read = [one for one in ast.walk(asked) if isinstance(one, ast.Attribute)] if asked is not None else []
+        fields = [ast.unparse(one) for one in read if ast.unparse(one).startswith("effect.")]
+        assert not fields, f"line {asked.lineno if asked is not None else 0} decides by {fields}"
+
+
+@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, "manager"])
+def test_adapters_know_no_word_of_the_protocol(name: str) -> None:
+    tree = parse(ROOT / "adapters" / "qaws" / f"{name}.py")
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    codes = {fault.value.code for fault in Fault} - {None}
+    assert {"RATE_LIMIT", "AUTH_FAILED"} <= codes
+    assert not texts & ({"chat_message", "auth", "cancel", "agent_chunk", "agent_response", "system_event"} | codes)
 
 
 def test_imports_run_one_way() -> None:
