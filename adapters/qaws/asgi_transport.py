@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -41,13 +42,14 @@ class AsgiTransport:
             await perform(effect, self._upgrade, self._send)
 
     async def _flush(self) -> None:
-        with anyio.CancelScope() as self._sending:
+        with anyio.CancelScope() as self._sending, suppress(OSError):  # the peer has gone
+            over = True  # whatever the host raises
             try:
                 await self._outgoing.flush()
-            except OSError:  # the peer has gone
-                self._ending = True
-            if self._ending:
-                self.scope.cancel()
+                over = self._ending
+            finally:
+                if over:
+                    self.scope.cancel()
 
     def close_write(self) -> None:
         """End the connection's task behind what is unsent."""

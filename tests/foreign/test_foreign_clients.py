@@ -124,6 +124,11 @@ def test_a_foreign_client_holds_a_conversation(
             return await client(sample_server.url, way)
 
     events = asyncio.run(conversation())
+    assert_conversation(events, way)
+
+
+def assert_conversation(events: list[Event], way: str) -> None:
+    """What a client has heard, which logged in this way, is the whole conversation and nothing else."""
     if way == "message":
         assert events.pop(0) == {"type": "system_event", "event_name": "auth_required", "data": {"timeout": 10}}
     established, accepted, *chunks, response, closed = events

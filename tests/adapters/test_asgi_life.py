@@ -1,0 +1,180 @@
+"""The ASGI application under a host in memory: how it starts and ends, and where it refuses to serve."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from qaws import WebSocketConfig, WebSocketManager
+from qaws.asgi import WebSocketApp
+
+from .asgi_host import NO_DENIAL, AsgiHost, hosting, open_app
+from .byte_servers import PATIENCE, echo
+from .peers import open_config
+
+pytestmark = pytest.mark.anyio
+
+PUBLIC: dict[str, Any] = {"server": ("192.0.2.7", 80)}
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.row("D1")
+async def test_the_lifespan_drains() -> None:
+    release = anyio.Event()
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "first "
+        await release.wait()
+        yield "second"
+
+    app = open_app(agent)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            host = AsgiHost(app, tasks)
+            life = await host.call("lifespan")
+            life.tell("lifespan.startup")
+            await life.next()
+            idle, client = await host.open(), await host.open()
+            client.say("?", stream=True)
+            await client.hear(type="agent_chunk")
+            life.tell("lifespan.shutdown")
+            await client.hear(event_name="server_draining")
+            assert (await host.get("/readyz"))[0] == 503
+            assert (await host.get("/healthz"))[0] == 200
+            assert (await (await host.connect()).answer())[0] == 503
+            assert await (await host.connect(**NO_DENIAL)).closed() == (1012, "draining")
+            assert await idle.closed() == (1012, "restarting")
+            release.set()
+            assert (await client.hear(type="agent_response"))["content"] == "first second"
+            assert await client.closed() == (1012, "restarting")
+            assert await life.next() == {"type": "lifespan.shutdown.complete"}
+            await life.end()
+    assert app._host.running == 0
+
+
+@pytest.mark.row("D1")
+async def test_a_cancelled_lifespan_stops_at_once() -> None:
+    forever = anyio.Event()
+    cancelled = anyio.Event()
+
+    async def agent(message: str) -> str:
+        try:
+            await forever.wait()
+        finally:
+            cancelled.set()
+        return message
+
+    app = open_app(agent)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            host = AsgiHost(app, tasks)
+            life = await host.call("lifespan")
+            life.tell("lifespan.startup")
+            await life.next()
+            client = await host.open()
+            client.say("?", id="m1")
+            await client.hear(event_name="message_accepted")
+            life.cancelled.cancel()
+            await cancelled.wait()
+            assert await client.closed() == (1001, "going away")
+
+
+async def test_without_a_lifespan_the_first_connection_starts_it() -> None:
+    async with hosting(open_app(), lifespan=False) as host:
+        client = await host.open()
+        client.say("hola")
+        assert (await client.hear(type="agent_response"))["content"] == "hola"
+
+
+async def test_an_application_is_started_once() -> None:
+    app = open_app()
+    async with hosting(app):
+        pass
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            life = await AsgiHost(app, tasks).call("lifespan")
+            life.tell("lifespan.startup")
+            failed = await life.next()
+            await life.end()
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "started once" in failed["message"]
+
+
+@pytest.mark.row("D6")
+async def test_the_lifespan_refuses_to_start_where_the_settings_are_unsafe() -> None:
+    app = open_app(server={"host": "0.0.0.0"})
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            life = await AsgiHost(app, tasks).call("lifespan")
+            life.tell("lifespan.startup")
+            failed = await life.next()
+            await life.end()
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "'0.0.0.0' can be reached by others" in failed["message"]
+
+
+async def test_a_manager_serves_with_its_own_configuration() -> None:
+    config = open_config(server={"path": "/mine"})
+    async with hosting(WebSocketApp(WebSocketManager(config, agent=echo))) as host:
+        client = await host.open("/mine")
+        client.tell("websocket.disconnect")
+
+
+# ── where everybody would be let in (D6) ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.row("D6")
+async def test_without_authentication_a_public_address_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async with hosting(open_app()) as host:
+        for _ in range(3):
+            assert (await host.get("/healthz", **PUBLIC))[0] == 503
+            assert (await (await host.connect(**PUBLIC)).answer())[0] == 503
+            assert (await (await host.connect(**PUBLIC, **NO_DENIAL)).closed())[0] == 1013
+        assert (await host.get("/", server=("example.org", 80)))[0] == 503
+        assert (await host.get("/healthz"))[0] == 200
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert ["'192.0.2.7'" in errors[0], "'example.org'" in errors[1], len(errors)] == [True, True, 2]
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.row("D6")
+async def test_complaints_of_addresses_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    async with hosting(open_app(limits={"refusal_addresses": 2})) as host:
+        for number in range(5):
+            assert (await host.get("/healthz", server=(f"192.0.2.{number}", 80)))[0] == 503
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 2
+
+
+@pytest.mark.row("D6")
+@pytest.mark.parametrize("server", [("127.0.0.9", 1), ("::1", 1), ("localhost", 1), ("/run/qaws.sock", None), None])
+async def test_private_addresses_are_served_without_authentication(server: Any) -> None:
+    async with hosting(open_app()) as host:
+        assert (await host.get("/healthz", server=server))[0] == 200
+
+
+@pytest.mark.row("D6")
+async def test_public_addresses_are_served_where_that_is_meant() -> None:
+    allowed = open_app(security={"authentication": {"enabled": False, "allow_public": True}})
+    authenticating = WebSocketConfig.model_validate({"security": {"authentication": {"jwt_secret": "s" * 48}}})
+    for app in (allowed, WebSocketApp(echo, authenticating)):
+        async with hosting(app) as host:
+            assert (await host.get("/healthz", **PUBLIC))[0] == 200
+
+
+@pytest.mark.row("D6")
+async def test_unsafe_settings_without_a_lifespan_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with hosting(open_app(server={"host": "0.0.0.0"}), lifespan=False) as host:
+        for _ in range(2):
+            assert (await host.get("/healthz"))[0] == 503
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
