@@ -153,8 +153,9 @@ def create_app() -> WebSocketApp:
     """The application that the environment describes: `uvicorn --factory qaws.asgi:create_app`.
 
     QAWS_CONFIG names a YAML file with a `websocket:` section (default: .env and the environment alone), QAWS_AGENT an
-    agent (default: echo). What is wrong with them goes to the log, and ends the process: hosts print a traceback of
-    everything else that a factory raises, and some start it again and again.
+    agent (default: echo), QAWS_AGENT_URL and QAWS_AGENT_SYSTEM the address and the system prompt of an `openai:MODEL`.
+    What is wrong with them goes to the log, and ends the process: hosts print a traceback of everything else that a
+    factory raises, and some start it again and again.
     """
     from .settings import load
     from .telemetry import configure_logging
@@ -164,7 +165,8 @@ def create_app() -> WebSocketApp:
         if not config.enabled:
             raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
         configure_logging(config.logging)
-        return WebSocketApp(find_agent(os.environ.get("QAWS_AGENT") or "echo"), config)
+        name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
+        return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
     except (ConfigError, AgentError) as error:
         LOGGER.error("%s", error)
         raise SystemExit(STARTUP_FAILURE) from error

@@ -9,10 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from qaws import WebSocketConfig, WebSocketManager
-from qaws.asgi import WebSocketApp
+from qaws import WebSocketAuth, WebSocketConfig, WebSocketManager
+from qaws.asgi import WebSocketApp, create_app
+from tests.helpers.openai_server import ModelServer
 
-from .asgi_host import NO_DENIAL, AsgiHost, hosting, open_app
+from .asgi_host import HOST, NO_DENIAL, AsgiHost, hosting, open_app
 from .byte_servers import PATIENCE, echo
 from .peers import open_config
 
@@ -178,3 +179,22 @@ async def test_unsafe_settings_without_a_lifespan_are_said_once(caplog: pytest.L
         for _ in range(2):
             assert (await host.get("/healthz"))[0] == 503
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+async def test_the_environment_names_an_agent_its_address_and_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("qaws")  # which the application sets up
+    for name, value in {"propagate": logger.propagate, "handlers": [*logger.handlers], "level": logger.level}.items():
+        monkeypatch.setattr(logger, name, value)
+    with ModelServer() as model:
+        monkeypatch.setenv("WEBSOCKET_SECRET_KEY", "a secret of more than thirty-two bytes")
+        monkeypatch.setenv("QAWS_AGENT", "openai:llama")
+        monkeypatch.setenv("QAWS_AGENT_URL", model.url)
+        monkeypatch.setenv("QAWS_AGENT_SYSTEM", "Be brief.")
+        app = create_app()
+        token = WebSocketAuth(app.config).generate_token("ana")
+        async with hosting(app) as host:
+            client = await host.open(headers=[*HOST, (b"authorization", f"Bearer {token}".encode())])
+            client.say("hola")
+            assert (await client.hear(type="agent_response"))["content"] == "Hello"
+    (request,) = model.requests
+    assert (request.body["model"], request.body["messages"][0]["content"]) == ("llama", "Be brief.")
