@@ -189,7 +189,7 @@ def _request(number: int, scope: Scope, socket_path: str) -> RequestReceived:
     if scope.get("subprotocols") and all(name != SUBPROTOCOLS for name, _ in headers):  # uvicorn with wsproto
         headers.append((SUBPROTOCOLS, ", ".join(scope["subprotocols"])))
     client = scope.get("client")
-    method = "GET" if upgrade else scope["method"]  # over HTTP/2 it is CONNECT, and means the same (RFC 8441)
+    method = scope.get("method", "GET")  # the scope of a WebSocket has none
     peer = client[0] if client else None
     return RequestReceived(number, peer, method, target, tuple(headers), upgrade, _can_deny(scope))
 
