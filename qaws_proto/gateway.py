@@ -27,6 +27,7 @@ from .faults import Fault
 from .inputs import (
     BytesReceived,
     CloseReceived,
+    ConnectionInput,
     ConnectionLost,
     ConnectionOpened,
     DrainRequested,
@@ -88,10 +89,10 @@ class Gateway:
             ConnectionOpened: self._connection_opened,
             RequestReceived: self._request_received,
             CloseReceived: self._close_received,
-            ConnectionLost: self._connection_lost,
-            EofReceived: self._eof_received,
-            WriteBlocked: self._write_blocked,
-            WriteProgressed: self._write_progressed,
+            ConnectionLost: self._told(Connection.lost),
+            EofReceived: self._told(Connection.eof),
+            WriteBlocked: self._told(Connection.blocked),
+            WriteProgressed: self._told(Connection.progressed),
             WriteDrained: self._write_drained,
             TimerFired: self._timer_fired,
             RunStarted: self._runs.started,
@@ -210,25 +211,15 @@ class Gateway:
             raise ValueError(f"connection {number} takes bytes, not messages")
         return connection
 
-    def _eof_received(self, event: EofReceived, now: Now) -> None:
-        connection = self._find(event.connection)
-        if connection is not None:
-            connection.eof(now)
+    def _told(self, tell: Callable[[Connection, Now], None]) -> Callable[[ConnectionInput, Now], None]:
+        """The route of an input that a connection is told, and that is all."""
 
-    def _connection_lost(self, event: ConnectionLost, now: Now) -> None:
-        connection = self._find(event.connection)
-        if connection is not None:
-            connection.lost(now)
+        def route(event: ConnectionInput, now: Now) -> None:
+            connection = self._find(event.connection)
+            if connection is not None:
+                tell(connection, now)
 
-    def _write_blocked(self, event: WriteBlocked, now: Now) -> None:
-        connection = self._find(event.connection)
-        if connection is not None:
-            connection.blocked(now)
-
-    def _write_progressed(self, event: WriteProgressed, now: Now) -> None:
-        connection = self._find(event.connection)
-        if connection is not None:
-            connection.progressed(now)
+        return route
 
     def _write_drained(self, event: WriteDrained, now: Now) -> None:
         connection = self._find(event.connection)
