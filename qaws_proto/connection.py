@@ -163,12 +163,8 @@ class Connection:
         self._link.disconnect(code)
         yield from self.turn(now)
 
-    def eof(self, now: Now) -> None:
-        """The peer sends no more: a socket without a reader of Close frames is of no use."""
-        self.drop(now)
-
-    def lost(self, now: Now) -> None:
-        """The transport broke."""
+    def gone(self, now: Now) -> None:
+        """The transport broke, or the peer sends no more: a socket without a reader of Close frames is of no use."""
         self.drop(now)
 
     def blocked(self, now: Now) -> None:

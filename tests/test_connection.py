@@ -66,7 +66,7 @@ def closes(connection: Connection) -> None:
 
 def loses(connection: Connection) -> None:
     """The transport breaks."""
-    connection.lost(NOW)
+    connection.gone(NOW)
 
 
 REACH: dict[Phase, list[Callable[[Connection], None]]] = {
