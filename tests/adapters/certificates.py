@@ -29,9 +29,15 @@ class Authority:
     def __init__(self, name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        builder = self._builder(self._name, self._key, 1)
-        self._certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(
-            self._key, hashes.SHA256()
+        # RFC 5280, sections 4.2.1.1 to 4.2.1.3: clients on CPython 3.13 insist on these
+        signs = x509.KeyUsage(False, False, False, False, False, key_cert_sign=True, crl_sign=True,
+                              encipher_only=False, decipher_only=False)  # fmt: skip
+        self._certificate = (
+            self._builder(self._name, self._key, 1)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(signs, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
         )
 
     @property
@@ -48,7 +54,12 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
         names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-        made = self._builder(name, key, x509.random_serial_number()).add_extension(names, critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        made = (
+            self._builder(name, key, x509.random_serial_number())
+            .add_extension(names, critical=False)
+            .add_extension(issuer, critical=False)
+        )
         issued = Issued(folder / "cert.pem", folder / "key.pem")
         signed = made.sign(self._key, hashes.SHA256())
         issued.cert_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
