@@ -99,6 +99,6 @@ class Acceptor:
 
     def _take_reserve(self) -> None:
         try:
-            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
         except OSError:  # there is none now; it is tried again with the next connection
             self._reserve = None

@@ -18,7 +18,8 @@ from qaws_proto.config import host_and_port
 
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
 FREE_PORT_TRIES = 8
-INTERNET = (socket.AF_INET, socket.AF_INET6)
+UNIX = getattr(socket, "AF_UNIX", None)
+FAMILIES = (socket.AF_INET, socket.AF_INET6, UNIX)
 SYSTEMD_FIRST = 3  # descriptor of the first socket that systemd passes (sd_listen_fds(3))
 
 
@@ -33,7 +34,7 @@ class Listener:
     @property
     def local(self) -> bool:
         """Whether it is a Unix socket: its clients have no address, and speak without TLS."""
-        return self.socket.family not in INTERNET
+        return _is_unix(self.socket)
 
     @property
     def host(self) -> str | None:
@@ -63,9 +64,10 @@ async def open_listeners(config: WebSocketConfig, given: Sequence[socket.socket]
     opened: list[Listener] = []
     try:
         if given is not None:
-            opened += [Listener(one, _url(config, one)) for one in given]
+            opened += [Listener(one, "") for one in given]
             for listener in opened:
                 _require_listening(listener.socket)
+            opened = [Listener(one, _url(config, one)) for one in given]
         elif config.server.listen:
             for address in config.server.listen:
                 opened += await _open(config, address)
@@ -113,7 +115,7 @@ def url_of(config: WebSocketConfig, host: str, port: int) -> str:
 
 def _url(config: WebSocketConfig, listener: socket.socket, host: str | None = None) -> str:
     """Where clients connect: by the name of the host where one was given, else by the address."""
-    if listener.family not in INTERNET:
+    if _is_unix(listener):
         return f"ws+unix:{os.fsdecode(listener.getsockname())}:{config.server.path}"
     address, port = listener.getsockname()[:2]
     return url_of(config, host or address, port)
@@ -121,14 +123,18 @@ def _url(config: WebSocketConfig, listener: socket.socket, host: str | None = No
 
 def _prepare(listener: socket.socket) -> None:
     listener.setblocking(False)
-    if listener.family in INTERNET:  # inherited by what is accepted
+    if not _is_unix(listener):  # inherited by what is accepted
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _require_listening(given: socket.socket) -> None:
-    listening = given.type == socket.SOCK_STREAM and given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if not listening:
-        raise ConfigError(f"{given!r} does not listen: give a stream socket behind bind() and listen()")
+    known = given.type == socket.SOCK_STREAM and given.family in FAMILIES
+    if not known or not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(f"{given!r} does not listen: give a TCP or Unix socket behind bind() and listen()")
+
+
+def _is_unix(listener: socket.socket) -> bool:
+    return listener.family == UNIX
 
 
 # ── sockets of others ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,14 +180,19 @@ def _open_unix(config: WebSocketConfig, path: str) -> Listener:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
-        made = os.stat(path)
+    except BaseException:
+        listener.close()
+        raise
+    made = os.stat(path)
+    opened = Listener(listener, _url(config, listener), (os.path.abspath(path), made.st_dev, made.st_ino))
+    try:
         if config.server.unix_mode is not None:
             os.chmod(path, int(config.server.unix_mode, 8))  # before anybody can connect
         listener.listen(BACKLOG)
     except BaseException:
-        listener.close()
+        opened.close()
         raise
-    return Listener(listener, _url(config, listener), (os.path.abspath(path), made.st_dev, made.st_ino))
+    return opened
 
 
 def _remove_stale(path: str) -> None:

@@ -168,6 +168,21 @@ async def test_a_unix_socket_is_served_and_removed(adapter: Adapter, tmp_path: P
     assert not path.exists()
 
 
+@pytest.mark.row("D6")
+async def test_D6_a_unix_socket_is_removed_where_the_start_fails_behind_it(
+    adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, mode: int) -> None:
+        raise PermissionError("not yours")
+
+    path = tmp_path / "qaws.sock"
+    monkeypatch.setattr("os.chmod", refuse)
+    server = adapter.server(echo, open_config(server={"listen": [f"unix:{path}"], "unix_mode": "0660"}))
+    with pytest.raises(PermissionError):
+        await server.start()
+    assert not path.exists()
+
+
 async def test_a_unix_socket_that_a_dead_server_left_is_replaced(adapter: Adapter, tmp_path: Path) -> None:
     path = tmp_path / "qaws.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -316,7 +331,10 @@ async def test_D6_a_socket_that_does_not_listen_is_refused(adapter: Adapter) -> 
     bound, datagrams = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
     bound.bind(("127.0.0.1", 0))
     datagrams.bind(("127.0.0.1", 0))
-    for given, said in (([bound], "does not listen"), ([datagrams], "does not listen"), ([], "at least one socket")):
+    pair, other = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    other.close()
+    wrong = [([one], "does not listen") for one in (bound, datagrams, pair)]
+    for given, said in (*wrong, ([], "at least one socket")):
         with pytest.raises(ConfigError, match=said):
             await adapter.server(echo, open_config(), sockets=given).start()
         assert all(one.fileno() == -1 for one in given)
