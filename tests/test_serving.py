@@ -167,6 +167,13 @@ def test_sighup_reads_the_certificate_again(choice: tuple[str, str], tmp_path: P
                 pass
 
 
+@EVERYWHERE
+def test_without_tls_a_terminal_that_hangs_up_ends_it(choice: tuple[str, str]) -> None:
+    with serving(*arguments(choice), ends_with=-signal.SIGHUP) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.process.wait(PATIENCE)
+
+
 # ── where it listens ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -21,7 +21,6 @@ from .server import ByteServer
 AdapterName = Literal["asyncio", "anyio"]
 Backend = Literal["asyncio", "uvloop", "trio"]
 
-RELOAD = getattr(signal, "SIGHUP", None)  # there is none on Windows
 STOP = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,8 +64,8 @@ def choose(adapter: AdapterName | None, backend: Backend | None) -> Choice:
 
 async def serve_until_signal(server: ByteServer) -> None:
     """Serve until SIGINT or SIGTERM, then drain; a second one stops at once. SIGHUP reads the TLS files again."""
-    signals = STOP if RELOAD is None else (*STOP, RELOAD)
-    with anyio.open_signal_receiver(*signals) as received:
+    reloads = (signal.SIGHUP,) if server.config.security.ssl.enabled else ()  # else a terminal that hangs up ends it
+    with anyio.open_signal_receiver(*STOP, *reloads) as received:
         try:
             await server.start()
         except OSError as error:
@@ -76,7 +75,7 @@ async def serve_until_signal(server: ByteServer) -> None:
         async with anyio.create_task_group() as group:
             stopping = False
             async for number in received:
-                if number == RELOAD:
+                if number in reloads:
                     with suppress(ConfigError):  # which is in the log
                         server.reload_tls()
                 elif stopping:

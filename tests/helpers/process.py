@@ -39,8 +39,9 @@ def serving(
     cwd: str | None = None,
     before: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    ends_with: int = 0,
 ) -> Iterator[Served]:
-    """A server that is ready, on a free port; it is asked to stop at the end, and must end with 0.
+    """A server that is ready, on a free port; it is asked to stop at the end, and must end with 0, or as the test says.
 
     `before` is a command that ends by executing the one behind it.
     """
@@ -76,7 +77,7 @@ def serving(
         assert found, "\n".join(log)
         yield Served(found[0], process, log, changed)
         process.terminate()
-        assert process.wait(PATIENCE) == 0, "\n".join(log)
+        assert process.wait(PATIENCE) == ends_with, "\n".join(log)
     finally:
         process.kill()
         process.wait()
