@@ -58,7 +58,7 @@ class AnyioHost:
         self.wake_at(None)
         self._finished = True  # a task that was let go may still have something to say
         if self._running:
-            self._idle = anyio.Event()
+            self._idle = self._idle or anyio.Event()
             with anyio.move_on_after(patience):
                 await self._idle.wait()
 

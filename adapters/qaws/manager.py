@@ -47,6 +47,7 @@ from qaws_proto.inputs import (
 )
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
+from .host import start_task
 from .telemetry import NoteLogger
 
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
@@ -240,14 +241,26 @@ class WebSocketManager:
         self.feed(StopRequested())
 
     async def close_agent(self, patience: float) -> None:
-        """For a server that has stopped: the agent closes what it holds, in `patience` seconds or not at all."""
-        if self._agent is None:
+        """For a server that has stopped: the agent closes what it holds, in `patience` seconds, or is let go."""
+        agent, closed, scope = self._agent, anyio.Event(), anyio.CancelScope()
+        if agent is None:
             return
-        try:
-            with anyio.move_on_after(patience):
-                await self._agent.aclose()
-        except Exception as error:  # noqa: BLE001 - an agent may raise anything, and the server stops all the same
-            self._log.write(Note("node", "ERROR", "agent_not_closed", {}, error))
+
+        async def close() -> None:
+            try:
+                with scope:
+                    await agent.aclose()
+            except BaseException as error:  # noqa: BLE001 - it may raise anything, and the server stops all the same
+                self._log.write(Note("node", "ERROR", "agent_not_closed", {}, error))
+            finally:
+                closed.set()
+
+        start_task(close)  # of its own: what ignores its cancellation must not hold up who stops
+        with anyio.move_on_after(patience):
+            await closed.wait()
+        if not closed.is_set():
+            scope.cancel()
+            self._log.write(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +202,47 @@ async def test_a_key_that_asks_for_a_passphrase_is_a_config_error(adapter: Adapt
     )
     with pytest.raises(ConfigError, match="the private key is encrypted; give one without a passphrase"):
         await adapter.server(echo, open_config(security={"ssl": issued.section()})).start()
+
+
+# ── an agent that holds something ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Holding:
+    """An agent whose `aclose` is given by the test."""
+
+    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+        self.aclose = close
+
+    async def chat(self, message: str) -> str:
+        return message
+
+
+async def test_an_agent_that_is_cancelled_by_itself_as_it_closes_does_not_cancel_who_stops(adapter: Adapter) -> None:
+    async def close() -> None:
+        raise anyio.get_cancelled_exc_class() if adapter.backend[0] == "asyncio" else SystemExit
+
+    async with serving(adapter, Holding(close)) as server, connected(await tcp(server)) as client:
+        assert await client.ask("hola") == "hola"
+
+
+@pytest.mark.row("G5")
+async def test_an_agent_that_does_not_close_is_let_go(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    release = anyio.Event()
+
+    async def close() -> None:
+        with anyio.CancelScope(shield=True):
+            await release.wait()
+
+    async with serving(adapter, Holding(close), agent={"cancel_grace": 0.01}):
+        pass
+    release.set()
+    assert "agent_not_closed seconds=0.01" in caplog.messages
+
+
+async def test_stops_that_overlap_wait_for_no_patience_of_each_other(adapter: Adapter) -> None:
+    # A stop that waited out its patience, ten times that of a test, would not end.
+    with anyio.fail_after(PATIENCE):
+        server = adapter.server(echo, open_config(agent={"cancel_grace": 10 * PATIENCE}))
+        async with server, anyio.create_task_group() as tasks:
+            for stop in (server.stop, server.stop, server.stop_now):
+                tasks.start_soon(stop)
