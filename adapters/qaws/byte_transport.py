@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -11,7 +12,10 @@ import anyio
 from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived
 
 from .manager import WebSocketManager
+from .telemetry.log import printable
 from .tls import TlsSession
+
+LOGGER = logging.getLogger("qaws.connection")
 
 
 class ByteTransport(ABC):
@@ -68,8 +72,9 @@ class ByteTransport(ABC):
                 if not data:
                     return data
                 self._say(self._tls.receive(data))
-            except ssl.SSLError:
+            except ssl.SSLError as error:
                 self.write(self._tls.unsent())
+                LOGGER.debug("tls_failed connection=%s reason=%s", self.number, printable(error.reason))
                 raise
         return await self.receive(size)
 

@@ -116,7 +116,8 @@ def url_of(config: WebSocketConfig, host: str, port: int) -> str:
 def _url(config: WebSocketConfig, listener: socket.socket, host: str | None = None) -> str:
     """Where clients connect: by the name of the host where one was given, else by the address."""
     if _is_unix(listener):
-        return f"ws+unix:{os.fsdecode(listener.getsockname())}:{config.server.path}"
+        name = os.fsdecode(listener.getsockname()).replace("\0", "@")  # an abstract one, as tools write it
+        return f"ws+unix:{name}:{config.server.path}"
     address, port = listener.getsockname()[:2]
     return url_of(config, host or address, port)
 

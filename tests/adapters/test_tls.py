@@ -58,10 +58,13 @@ async def test_a_conversation(adapter: Adapter, version: ssl.TLSVersion, authori
             assert await client.ask("¿qué?") == "¿qué?" * 10_000
 
 
-async def test_older_versions_are_refused(adapter: Adapter, authority: Authority, issued: Issued) -> None:
+async def test_older_versions_and_renegotiation_are_refused(
+    adapter: Adapter, authority: Authority, issued: Issued
+) -> None:
     context = tls_context(SslConfig.model_validate(issued.section()))
     assert context is not None
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 async def test_a_unix_socket_speaks_plainly_beside_tls(
@@ -74,6 +77,16 @@ async def test_a_unix_socket_speaks_plainly_beside_tls(
             assert await plain.ask("hola") == "hola"
         async with connected(await tcp(server, authority.trusting())) as secure:
             assert await secure.ask("hola") == "hola"
+
+
+async def test_who_speaks_no_tls_is_sent_away_and_noted(
+    adapter: Adapter, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "qaws.connection")
+    async with serving(adapter, security={"ssl": issued.section()}) as server, await tcp(server) as plain:
+        await plain.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await rest(plain)
+    assert "tls_failed connection=1 reason=HTTP_REQUEST" in caplog.messages
 
 
 # ── the handshake is the node's business ─────────────────────────────────────────────────────────────────────────────
