@@ -98,12 +98,14 @@ class WebSocketApp:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
+        stage = "startup"
         try:
             async with self.lifespan():
+                stage = "shutdown"
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # lifespan.shutdown
         except (ConfigError, RuntimeError) as error:
-            await send({"type": "lifespan.startup.failed", "message": f"qaws: {error}"})
+            await send({"type": f"lifespan.{stage}.failed", "message": f"qaws: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -130,9 +132,10 @@ class WebSocketApp:
         if not self._safe_at(scope.get("server")):
             await perform(_unavailable(scope), upgrade, send)
             return
+        request = _request(scope, self.config.server.path)
         connection = AsgiTransport(manager, self._host, upgrade, send)
         number = manager.register(connection)
-        manager.feed(_request(number, scope, self.config.server.path))
+        manager.feed(request._replace(connection=number))
         try:
             with connection.scope:
                 while upgrade:
@@ -172,8 +175,8 @@ def create_app() -> WebSocketApp:
         raise SystemExit(STARTUP_FAILURE) from error
 
 
-def _request(number: int, scope: Scope, socket_path: str) -> RequestReceived:
-    """The request as the node takes it.
+def _request(scope: Scope, socket_path: str) -> RequestReceived:
+    """The request as the node takes it, but for the number of its connection.
 
     Its path is what is below the place where this application is mounted. A place that is `server.path` itself stands
     for the WebSocket, with a slash (which a mount needs) and without (which a route has).
@@ -184,14 +187,14 @@ def _request(number: int, scope: Scope, socket_path: str) -> RequestReceived:
     elif path.startswith(root + "/") or path == root:
         path = path[len(root) :] or "/"
     query = scope.get("query_string") or b""
-    target = quote(path, safe="/:@!$&'()*+,;=~") + ("?" + query.decode("latin-1") if query else "")
+    target = quote(path, safe="/:@!$&'()*+,;=~", errors="replace") + ("?" + query.decode("latin-1") if query else "")
     headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
     if scope.get("subprotocols") and all(name != SUBPROTOCOLS for name, _ in headers):  # uvicorn with wsproto
         headers.append((SUBPROTOCOLS, ", ".join(scope["subprotocols"])))
     client = scope.get("client")
     method = scope.get("method", "GET")  # the scope of a WebSocket has none
     peer = client[0] if client else None
-    return RequestReceived(number, peer, method, target, tuple(headers), upgrade, _can_deny(scope))
+    return RequestReceived(0, peer, method, target, tuple(headers), upgrade, _can_deny(scope))
 
 
 def _can_deny(scope: Scope) -> bool:

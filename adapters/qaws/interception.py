@@ -8,32 +8,79 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from .host import start_task
 
 CLOSE_FIRST = ("uvicorn",)  # hosts that close before they tell, by their package
 
 Handler = Callable[[int, Any], Any] | int
+Drain = Callable[[], Coroutine[Any, Any, None]]
+
+
+class _Watch:
+    """What waits for a signal in an event loop, for all the applications in it that want to drain first."""
+
+    def __init__(self, handlers: dict[signal.Signals, Handler]) -> None:
+        self.drains: list[Drain] = []
+        self.scope = anyio.CancelScope()
+        self._handlers = handlers
+
+    async def wait(self) -> None:
+        """Drain them all at the first signal, then hand it to the host."""
+        with self.scope:
+            try:
+                with anyio.open_signal_receiver(*self._handlers) as signals:
+                    number = await anext(signals)
+                    await self._drain(signals)
+            finally:
+                for each, handler in self._handlers.items():  # the receiver has left the system's own
+                    signal.signal(each, handler)
+            signal.raise_signal(number)
+
+    async def _drain(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Drain, or until there is another signal."""
+
+        async def impatient() -> None:
+            await anext(signals)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(impatient)
+            async with anyio.create_task_group() as draining:
+                for drain in self.drains:
+                    draining.start_soon(drain)
+            tasks.cancel_scope.cancel()
+
+
+_watch: RunVar[_Watch | None] = RunVar("qaws-watch", default=None)  # that of the event loop
 
 
 @contextmanager
-def stopping_first(drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
+def stopping_first(drain: Drain) -> Iterator[None]:
     """Within it, the first signal drains before the host hears of it; a second one goes to the host at once."""
-    handlers = _handlers()
-    if not handlers:
-        yield
-        return
-    watch = anyio.CancelScope()
-    start_task(_watch, watch, handlers, drain)
+    watch = _watch.get()
+    if watch is None:
+        handlers = _handlers()
+        if not handlers:
+            yield
+            return
+        watch = _Watch(handlers)
+        _watch.set(watch)
+        start_task(watch.wait)
+    watch.drains.append(drain)
     try:
         yield
     finally:
-        watch.cancel()
+        watch.drains.remove(drain)
+        if not watch.drains:
+            _watch.set(None)
+            watch.scope.cancel()
 
 
 def _handlers() -> dict[signal.Signals, Handler]:
@@ -49,30 +96,3 @@ def _cuts(number: signal.Signals, handler: Handler) -> bool:
         return number is signal.SIGTERM and handler is signal.SIG_DFL
     owner = type(getattr(handler, "__self__", handler))
     return owner.__module__.partition(".")[0] in CLOSE_FIRST
-
-
-async def _watch(
-    watch: anyio.CancelScope, handlers: dict[signal.Signals, Handler], drain: Callable[[], Awaitable[None]]
-) -> None:
-    with watch:
-        try:
-            with anyio.open_signal_receiver(*handlers) as signals:
-                number = await anext(signals)
-                await _drain(signals, drain)
-        finally:
-            for each, handler in handlers.items():  # the receiver has left the system's own
-                signal.signal(each, handler)
-        signal.raise_signal(number)
-
-
-async def _drain(signals: Any, drain: Callable[[], Awaitable[None]]) -> None:
-    """Drain, or until there is another signal."""
-
-    async def impatient() -> None:
-        await anext(signals)
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(impatient)
-        await drain()
-        tasks.cancel_scope.cancel()

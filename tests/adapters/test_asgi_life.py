@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from qaws import WebSocketAuth, WebSocketConfig, WebSocketManager
 from qaws.asgi import WebSocketApp, create_app
+from qaws.interception import stopping_first
 from tests.helpers.openai_server import ModelServer
 
 from .asgi_host import HOST, NO_DENIAL, AsgiHost, hosting, open_app
-from .byte_servers import PATIENCE, echo
+from .byte_servers import PATIENCE, echo, until
 from .peers import open_config
 
 pytestmark = pytest.mark.anyio
@@ -198,3 +200,63 @@ async def test_the_environment_names_an_agent_its_address_and_its_prompt(monkeyp
             assert (await client.hear(type="agent_response"))["content"] == "Hello"
     (request,) = model.requests
     assert (request.body["model"], request.body["messages"][0]["content"]) == ("llama", "Be brief.")
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.row("D1")
+async def test_all_applications_drain_before_the_host_hears_of_the_signal() -> None:
+    drained: list[str] = []
+    heard: list[int] = []
+    release = anyio.Event()
+
+    class Host:
+        def handle_exit(self, number: int, frame: object) -> None:
+            heard.append(number)
+
+    async def quick() -> None:
+        drained.append("quick")
+
+    async def slow() -> None:
+        await release.wait()
+        drained.append("slow")
+
+    Host.__module__ = "uvicorn.server"
+    host = Host()
+    before = signal.signal(signal.SIGTERM, host.handle_exit)
+    try:
+        with anyio.fail_after(PATIENCE), stopping_first(quick), stopping_first(slow):
+            await until(lambda: signal.getsignal(signal.SIGTERM) != host.handle_exit)
+            signal.raise_signal(signal.SIGTERM)
+            await until(lambda: drained == ["quick"])
+            assert heard == []
+            release.set()
+            await until(lambda: bool(heard))
+            assert signal.getsignal(signal.SIGTERM) == host.handle_exit
+        assert (drained, heard) == (["quick", "slow"], [signal.SIGTERM])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_life_that_fails_behind_its_start_says_so() -> None:
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        if sent:
+            raise RuntimeError("the host has lost its way")
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with anyio.fail_after(PATIENCE):
+        await open_app()({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.failed"]
+
+
+async def test_a_path_that_no_host_should_give_is_not_found() -> None:
+    app = open_app()
+    async with hosting(app) as host:
+        assert (await host.get("/\ud800"))[0] == 404
+        assert not app.manager._transports
