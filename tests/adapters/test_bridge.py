@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -537,3 +538,55 @@ def test_a_process_ends_cleanly_with_a_run_in_progress() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("first\nput in order\n", "", 0)
+
+
+async def test_a_thread_that_cannot_be_started_is_tried_again_with_the_next_run(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "qaws-frameworks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await taken(bridge.stream(pieces_of))
+    assert bridge._loop is None
+    assert await taken(bridge.stream(lambda: pieces_of("x"))) == ["x"]
+
+
+FORKING = """
+import asyncio, os, signal, sys
+from qaws.agents.bridge import BRIDGE
+
+async def make():
+    yield "x"
+
+async def main():
+    return [piece async for piece in BRIDGE.stream(make)]
+
+print(asyncio.run(main()), flush=True)
+held = BRIDGE._lock.acquire()  # as by a run that another thread begins just now
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    print("in the child", asyncio.run(main()), flush=True)
+    sys.exit()
+BRIDGE._lock.release()
+_, status = os.waitpid(child, 0)
+print("it ended with", status, "and in the parent", asyncio.run(main()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_has_a_thread_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", FORKING],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == (
+        "['x']\nin the child ['x']\nit ended with 0 and in the parent ['x']\n", "", 0
+    )  # fmt: skip

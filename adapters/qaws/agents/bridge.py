@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -69,14 +70,31 @@ class Bridge:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the bridge to agent frameworks is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._loop.set_task_factory(cast(Any, _task))
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="qaws-frameworks", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)
-            self._loop.call_soon_threadsafe(run.start, self._runs, context=Context())
-            return self._loop
+            loop = self._loop or self._start_thread()
+            loop.call_soon_threadsafe(run.start, self._runs, context=Context())
+            return loop
+
+    def _start_thread(self) -> asyncio.AbstractEventLoop:
+        """Begin the thread. Raises RuntimeError where the system has none left: the next run tries again."""
+        loop = asyncio.new_event_loop()
+        loop.set_task_factory(cast(Any, _task))
+        thread = threading.Thread(target=_serve, args=(loop,), name="qaws-frameworks", daemon=True)
+        try:
+            thread.start()
+        except Exception:
+            loop.close()
+            raise
+        self._loop, self._thread = loop, thread
+        atexit.register(self.close)
+        return loop
+
+    def forget_thread(self) -> None:
+        """In a forked process: begin anew. The parent's thread is not there, and its lock may never be released."""
+        if self._loop is not None:
+            _of_parents.append(self._loop)
+        self._lock = threading.Lock()
+        self._loop = self._thread = self._ending = None
+        self._runs = set()
 
     def _start_ending(self) -> None:
         self._ending = asyncio.get_running_loop().create_task(self._end())
@@ -263,4 +281,7 @@ def _caller(native: Any) -> Callable[[Callable[[], object]], object]:
 
 
 _current: ContextVar[_Run | None] = ContextVar("qaws-framework-run", default=None)
+_of_parents: list[asyncio.AbstractEventLoop] = []  # kept: closing one would take the sockets from the parent's epoll
 BRIDGE = Bridge()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=BRIDGE.forget_thread)
