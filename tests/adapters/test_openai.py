@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -517,6 +518,27 @@ def test_what_cannot_be_used_is_refused(given: dict[str, Any], said: str) -> Non
     with pytest.raises(AgentError, match=said) as caught:
         OpenAIAgent(**{"model": "m1", **given})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HTTPS_PROXY", "junk://hush", "HTTPS_PROXY"),
+        ("ALL_PROXY", "http://hush:port", "ALL_PROXY"),
+        ("ALL_PROXY", "socks5://hush", "socksio"),
+        ("SSL_CERT_FILE", "/hush/absent.pem", "cannot be read.*SSL_CERT_FILE"),
+        ("SSL_CERT_FILE", __file__, "cannot be read.*SSL_CERT_FILE"),
+    ],
+)
+def test_what_cannot_be_used_of_the_environment_is_said_at_the_start(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(AgentError, match=said) as caught:
+        OpenAIAgent("m1")
+    assert "hush" not in str(caught.value)
+    OpenAIAgent("m1", url="http://localhost/v1")  # neither is needed for this very machine
 
 
 @pytest.mark.clause("C12")

@@ -93,6 +93,7 @@ class OpenAIAgent:
         self._proxied = not local  # where the environment names a proxy; none leads to this very machine
         self._tls = _tls() if encrypted or self._proxied else _no_tls()
         self._clients: RunVar[httpx2.AsyncClient | None] = RunVar("client", default=None)  # one for each event loop
+        self._check_proxies()
 
     def __repr__(self) -> str:
         return f"OpenAIAgent({self.model!r}, host={self.host!r})"
@@ -145,22 +146,36 @@ class OpenAIAgent:
     def _client(self) -> httpx2.AsyncClient:
         client = self._clients.get()
         if client is None:
-            client = httpx2.AsyncClient(
-                headers={
-                    "Accept": "text/event-stream, application/json",
-                    "Accept-Encoding": "identity",  # compression would hold pieces back
-                    "User-Agent": "qaws",
-                    **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-                },
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: users share this client
-                timeout=httpx2.Timeout(None, connect=self._connect_timeout),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS),
-                follow_redirects=False,  # the question and the key are for the host that was named
-                trust_env=self._proxied,
-                verify=self._tls,
-            )
+            client = self._new_client()
             self._clients.set(client)
         return client
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers={
+                "Accept": "text/event-stream, application/json",
+                "Accept-Encoding": "identity",  # compression would hold pieces back
+                "User-Agent": "qaws",
+                **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            },
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: users share this client
+            timeout=httpx2.Timeout(None, connect=self._connect_timeout),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS),
+            follow_redirects=False,  # the question and the key are for the host that was named
+            trust_env=self._proxied,
+            verify=self._tls,
+        )
+
+    def _check_proxies(self) -> None:
+        """A client reads them as it is made, each one the same. They are not repeated: they may hold passwords."""
+        try:
+            self._new_client()
+        except ImportError:
+            raise AgentError("a proxy of the environment (ALL_PROXY …) speaks SOCKS: pip install socksio") from None
+        except (ValueError, httpx2.InvalidURL):
+            raise AgentError(
+                "a proxy of the environment cannot be used: look at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
+            ) from None
 
 
 @asynccontextmanager
@@ -199,9 +214,15 @@ def _endpoint(text: str) -> httpx2.URL:
 def _tls() -> ssl.SSLContext:
     """What servers and proxies are verified by: SSL_CERT_FILE or SSL_CERT_DIR, else what this machine trusts.
 
-    It is made at the start and not within the event loop, for reading all of that takes a while.
+    It is made at the start and not within the event loop, for reading all of that takes a while. Raises AgentError.
     """
-    return httpx2.create_ssl_context()
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        raise AgentError(
+            f"the certificates to verify servers by cannot be read ({error.strerror or type(error).__name__}): "
+            "look at SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from None
 
 
 def _no_tls() -> ssl.SSLContext:
