@@ -487,7 +487,9 @@ async def test_the_address_may_be_the_base_or_the_endpoint(end: str, model: Mode
 @pytest.mark.parametrize(
     "url",
     ["", "localhost:11434/v1", "ftp://localhost/v1", "http://", "https:///v1", "http://localhost:99999/v1",
-     "http://localhost\n/v1", "http://a..b/v1", "http://user:hush@localhost/v1", "http://localhost/v1#hush"],
+     "http://localhost\n/v1", "http://a..b/v1", "http://user:hush@localhost/v1", "http://localhost/v1#hush",
+     "http://localhost/v1?key=hush", "http://localhost/v1?v=1&API-Key=hush", "http://localhost/v1?api_key=hush",
+     "http://localhost/v1?access_token=hush", "http://localhost/v1?code=hush", "http://localhost/v1?sig=hush"],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(AgentError, match="the address of an OpenAI-compatible server") as caught:
@@ -539,6 +541,12 @@ def test_what_cannot_be_used_of_the_environment_is_said_at_the_start(
         OpenAIAgent("m1")
     assert "hush" not in str(caught.value)
     OpenAIAgent("m1", url="http://localhost/v1")  # neither is needed for this very machine
+
+
+async def test_the_address_keeps_what_else_is_asked_for_in_it(model: ModelServer, anyio_backend: str) -> None:
+    async with serving(OpenAIAgent("m1", url=f"{model.url}?api-version=2024-10-21"), anyio_backend) as manager:
+        await asked(Peer(manager))
+    assert model.requests[0].path == "/v1/chat/completions?api-version=2024-10-21"
 
 
 @pytest.mark.clause("C12")

@@ -32,6 +32,7 @@ ENDPOINT = "/chat/completions"
 KEY_VARIABLE = "OPENAI_API_KEY"
 TAIL = 0.2  # seconds in which a stream may end behind its last event, so that its connection can be used again
 IDLE_CONNECTIONS = 20  # kept open for the next questions
+SECRETS = ("key", "token", "code", "sig", "signature", "secret", "password")  # how names of such parameters end
 
 
 class Exchange(NamedTuple):
@@ -207,6 +208,8 @@ def _endpoint(text: str) -> httpx2.URL:
         )
     if url.userinfo or url.fragment:
         raise AgentError(f"the address of an OpenAI-compatible server has no user in it and no #: use {KEY_VARIABLE}")
+    if any(name.lower().endswith(SECRETS) for name in url.params):  # addresses get into logs
+        raise AgentError(f"the address of an OpenAI-compatible server has no key in it: use {KEY_VARIABLE}")
     path = url.path.rstrip("/")
     return url.copy_with(path=path if path.endswith(ENDPOINT) else path + ENDPOINT)
 
