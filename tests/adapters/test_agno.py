@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -490,3 +491,44 @@ def test_the_command_serves_an_agent_of_agno_and_ends_cleanly(tmp_path: Path) ->
     assert "Traceback" not in "\n".join(served.log)
     session: Any = Agent(db=in_files(tmp_path / "kept")).get_session(session_id="ann/s")
     assert [run.status for run in session.runs] == [RunStatus.completed]
+
+
+# ── what is logged ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What Agno's own loggers say, none of which propagates."""
+    loggers = [logging.getLogger(name) for name in ("agno", "agno-team")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
+    yield caplog
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(level)
+
+
+@pytest.mark.clause("C12")
+@pytest.mark.parametrize("team", [False, True])
+async def test_agnos_own_log_repeats_no_text(team: bool, heard: pytest.LogCaptureFixture, anyio_backend: str) -> None:
+    model = scripted([calls("fail", '{"reason": "hush"}')], [ValueError("hush: key sk-1")])
+    agent = Team(members=[], model=model, tools=[fail]) if team else Agent(model=model, tools=[fail])
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="hush?")
+        answer, _ = await until_answered(peer)
+    assert answer.type == "error"
+    said = [(record.levelname, record.getMessage()) for record in heard.records if record.name.startswith("agno")]
+    assert any(level == "ERROR" and "ValueError (withheld" in text for level, text in said)
+    assert all(text.startswith("agno.") and not text.startswith("agno.utils.log:") for _, text in said)
+    assert "hush" not in heard.text
+
+
+async def test_agnos_debug_mode_logs_texts(heard: pytest.LogCaptureFixture, anyio_backend: str) -> None:
+    agent = Agent(model=scripted([ValueError("no such model")]), debug_mode=True)
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="?")
+        await until_answered(peer)
+    assert "no such model" in next(text for text in heard.messages if "Error in Agent run" in text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from agno.agent import Agent
     from agno.team import Team
 
+_LOGGERS = (  # Agno's own; the longer names are used instead where a program has set them up
+    "agno", "agno-team", "agno-workflow", "agno.agno", "agno.agno-team", "agno.agno-workflow", "agno.utils.http",
+)  # fmt: skip
 _ENDS = ("RunCompleted", "RunError", "RunCancelled", "RunPaused")
 
 
@@ -22,10 +27,15 @@ class AgnoAgent(FrameworkAgent):
     """An Agno agent or team. What it remembers of a session is its own affair."""
 
     def __init__(self, agent: Agent | Team, bridge: Bridge | None = None) -> None:
-        """`agent` tells Agno's makers nothing of its runs from now on, nor do a team's members."""
+        """`agent` tells Agno's makers nothing of its runs from now on, nor do a team's members.
+
+        Agno's own log says in this process only where something happened, unless Agno's debug mode is on (C12).
+        """
         super().__init__(bridge)
         self._agent = agent
         _switch_telemetry_off(agent)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_without_text)
 
     async def answer(self, message: str, context: RunContext) -> AsyncGenerator[Piece, None]:
         """One run. It is read to its very end: Agno stores a run that is left before as a cancelled one."""
@@ -100,3 +110,25 @@ def _switch_telemetry_off(agent: Agent | Team) -> None:
     members = getattr(agent, "members", None)  # or a function that makes them, for each run
     for member in members if isinstance(members, list | tuple) else ():
         _switch_telemetry_off(member)
+
+
+def _without_text(record: logging.LogRecord) -> bool:
+    """Keep of a record its level, its place, and the type of what was raised: texts quote providers, tools and users.
+
+    Not in Agno's debug mode: it is asked for, by a program or by `AGNO_DEBUG`, and is all about texts.
+    """
+    if not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+        raised = sys.exc_info()[0]
+        what = "a text" if raised is None else raised.__name__
+        record.msg = f"{_place()}: {what} (withheld: Agno's debug mode shows it)"
+        record.args = ()
+        record.exc_info = record.exc_text = record.stack_info = None
+    return True
+
+
+def _place() -> str:
+    """What has logged, behind the functions by which Agno does."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in ("logging", "agno.utils.log"):
+        frame = frame.f_back
+    return f"{frame.f_globals.get('__name__')}:{frame.f_lineno}"
