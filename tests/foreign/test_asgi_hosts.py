@@ -42,6 +42,14 @@ async def agent(message):
         yield f"{number} "
         await anyio.sleep(0.1)
 
+class Closing:
+    chat = staticmethod(agent)
+
+    async def aclose(self):
+        open("closed", "w").close()
+
+closing = Closing()
+
 async def endless(message):
     while True:
         yield "x" * 10_000
@@ -164,6 +172,26 @@ def test_peers_that_vanish_or_do_not_read_leave_one_line_each(name: str, tmp_pat
 
 # ── SIGTERM (D1) ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+TWO_GATEWAYS = """
+from contextlib import asynccontextmanager
+
+from my_agents import agent
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from qaws import WebSocketConfig
+from qaws.asgi import WebSocketApp
+
+config = WebSocketConfig.model_validate({"security": {"authentication": {"enabled": False}}})
+one, other = WebSocketApp(agent, config), WebSocketApp(agent, config)
+
+@asynccontextmanager
+async def lifespan(app):
+    async with one.lifespan(), other.lifespan():
+        yield
+
+app = Starlette(routes=[Mount("/one", one), Mount("/other", other)], lifespan=lifespan)
+"""
 CLIENTS = 100
 WHOLE = "0 1 2 3 4 5 6 7 8 9 "
 DRAINS = (
@@ -180,10 +208,10 @@ async def hear(client: ClientConnection, **fields: object) -> dict[str, Any]:
             return event
 
 
-async def ask(url: str) -> ClientConnection:
+async def ask(url: str, content: str = "release") -> ClientConnection:
     """A client whose answer has begun."""
     client = await connect(url)
-    await client.send(json.dumps(chat("release", stream=True)))
+    await client.send(json.dumps(chat(content, stream=True)))
     await hear(client, type="agent_chunk")
     return client
 
@@ -219,12 +247,41 @@ async def answers_at_the_end(
 @pytest.mark.parametrize("name", [*DRAINS, *GRACEFUL])
 def test_sigterm_loses_no_answer(name: str, tmp_path: Path) -> None:
     (tmp_path / "my_agents.py").write_text(STREAMING, "utf-8")
-    with hosted(HOSTS[name], env={"QAWS_AGENT": "my_agents:agent"}, cwd=tmp_path, config=OPEN) as served:
+    with hosted(HOSTS[name], env={"QAWS_AGENT": "my_agents:closing"}, cwd=tmp_path, config=OPEN) as served:
         release = (tmp_path / "release").touch
         ends = asyncio.run(answers_at_the_end(served.process.send_signal, served, release, told=name in DRAINS))
         served.process.wait(PATIENCE)
     assert ends == [(WHOLE, 1012 if name in DRAINS else 1000)] * CLIENTS
-    assert "Traceback" not in "\n".join(served.log), "\n".join(served.log)
+    log = "\n".join(served.log)
+    assert "Traceback" not in log, log
+    by_the_signal = name == "hypercorn-trio-alone"
+    assert (tmp_path / "closed").exists() is not by_the_signal
+    assert ("Application shutdown complete" in log) is name.startswith("uvicorn"), log  # which goes on to its own end
+
+
+@pytest.mark.row("D1")
+def test_two_gateways_in_one_application_both_drain(tmp_path: Path) -> None:
+    (tmp_path / "my_agents.py").write_text(STREAMING, "utf-8")
+    (tmp_path / "two.py").write_text(TWO_GATEWAYS, "utf-8")
+
+    async def ends(served: Served) -> list[tuple[str, int | None]]:
+        async with asyncio.timeout(PATIENCE):
+            clients = {path: await ask(f"{served.url}{path}/", path) for path in ("one", "other")}
+            served.process.send_signal(SIGTERM)
+            found = []
+            for client in clients.values():
+                await hear(client, event_name="server_draining")
+            for path, client in clients.items():  # the second ends well after the first
+                (tmp_path / path).touch()
+                answer = (await hear(client, type="agent_response"))["content"]
+                await client.wait_closed()
+                found.append((answer, client.close_code))
+            return found
+
+    with hosted(HOSTS["uvicorn-websockets"], app="two:app", env={}, cwd=tmp_path) as served:
+        assert asyncio.run(ends(served)) == [(WHOLE, 1012)] * 2
+        served.process.wait(PATIENCE)
+    assert "Application shutdown complete" in "\n".join(served.log), "\n".join(served.log)
 
 
 @pytest.mark.row("D1")
