@@ -3,7 +3,8 @@
 Fenced blocks say by the words behind `python` how they run:
 
 - `python`: to its end, as a program;
-- `python serve`: as a server, which says its address and maybe a token;
+- `python serve`: as a server, which says its address and maybe a token; one that begins with `# name.py` can be
+  imported by the others of its page;
 - `python client`: as a program beside the server above it, with that token in QAWS_TOKEN;
 - `python agent`: defines `agent`, which is asked `Hello`;
 - `python model`: the same, with a model behind http://localhost:11434/v1 that says what stands below.
@@ -182,6 +183,9 @@ def test_servers_serve_the_clients_below_them(block: Block, tmp_path: Path) -> N
     ends = (i for i, other in enumerate(below) if other.page != block.page or other.info == "python serve")
     clients = [other for other in below[: next(ends, None)] if other.info == "python client"]
     assert clients, "a server has a client below it"
+    for other in BLOCKS:
+        if other.page == block.page and (name := re.match(r"# (\w+\.py)\n", other.text)):
+            (tmp_path / name[1]).write_text(other.text, "utf-8")
     with running(program(block.text.replace(PORT, port)), port, tmp_path) as server:
         for client in clients:
             printed = run(program(client.text.replace(PORT, port)), tmp_path, QAWS_TOKEN=server.token)

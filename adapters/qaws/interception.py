@@ -8,67 +8,32 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from .host import start_task
 
 CLOSE_FIRST = ("uvicorn",)  # hosts that close before they tell, by their package
 
 Handler = Callable[[int, Any], Any] | int
-Drain = Callable[[], Awaitable[None]]
-
-
-@contextmanager
-def stopping_first(drain: Drain) -> Iterator[None]:
-    """Within it, the first signal drains before the host hears of it; a second one goes to the host at once.
-
-    Of several in one process all drain, together, before the host hears.
-    """
-    watch = _Watch.join()
-    if watch is None:
-        yield
-        return
-    watch.drains.append(drain)
-    try:
-        yield
-    finally:
-        watch.drains.remove(drain)
-        if not watch.drains:
-            watch.end()
+Drain = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Watch:
-    """Hears the signals of this process first: one for all applications in it, as a signal has one handler."""
-
-    current: ClassVar[_Watch | None] = None
+    """What waits for a signal in an event loop, for all the applications in it that want to drain first."""
 
     def __init__(self, handlers: dict[signal.Signals, Handler]) -> None:
         self.drains: list[Drain] = []
+        self.scope = anyio.CancelScope()
         self._handlers = handlers
-        self._scope = anyio.CancelScope()
 
-    @classmethod
-    def join(cls) -> _Watch | None:
-        """The one that is there, or a new one; None where the host does not cut, or no signal can be heard."""
-        if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
-            return None
-        if cls.current is None and (handlers := _handlers()):
-            cls.current = cls(handlers)
-            start_task(cls.current._run)
-        return cls.current
-
-    def end(self) -> None:
-        """Leave signals to the host."""
-        self._scope.cancel()
-        if _Watch.current is self:
-            _Watch.current = None
-
-    async def _run(self) -> None:
-        with self._scope:
+    async def wait(self) -> None:
+        """Drain them all at the first signal, then hand it to the host."""
+        with self.scope:
             try:
                 with anyio.open_signal_receiver(*self._handlers) as signals:
                     number = await anext(signals)
@@ -76,11 +41,10 @@ class _Watch:
             finally:
                 for each, handler in self._handlers.items():  # the receiver has left the system's own
                     signal.signal(each, handler)
-                self.end()
             signal.raise_signal(number)
 
-    async def _drain(self, signals: Any) -> None:
-        """Drain all, or until there is another signal."""
+    async def _drain(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Drain, or until there is another signal."""
 
         async def impatient() -> None:
             await anext(signals)
@@ -88,14 +52,41 @@ class _Watch:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(impatient)
-            async with anyio.create_task_group() as drains:
+            async with anyio.create_task_group() as draining:
                 for drain in self.drains:
-                    drains.start_soon(drain)
+                    draining.start_soon(drain)
             tasks.cancel_scope.cancel()
+
+
+_watch: RunVar[_Watch | None] = RunVar("qaws-watch", default=None)  # that of the event loop
+
+
+@contextmanager
+def stopping_first(drain: Drain) -> Iterator[None]:
+    """Within it, the first signal drains before the host hears of it; a second one goes to the host at once."""
+    watch = _watch.get()
+    if watch is None:
+        handlers = _handlers()
+        if not handlers:
+            yield
+            return
+        watch = _Watch(handlers)
+        _watch.set(watch)
+        start_task(watch.wait)
+    watch.drains.append(drain)
+    try:
+        yield
+    finally:
+        watch.drains.remove(drain)
+        if not watch.drains:
+            _watch.set(None)
+            watch.scope.cancel()
 
 
 def _handlers() -> dict[signal.Signals, Handler]:
     """What would cut answers, by the signal that does."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+        return {}
     found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     return {number: handler for number, handler in found.items() if handler is not None and _cuts(number, handler)}
 
