@@ -11,7 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -142,19 +142,18 @@ def pauses_hold(trace: list[Input | Effect]) -> bool:
 
 
 def test_a_peer_that_does_not_read_is_not_read_from(tmp_path: Path) -> None:
-    with (
-        served(tmp_path, LAVISH, limits={"out_high": 1024}) as server,
-        server.connect(sock=server.dial(SMALL), max_queue=1) as client,
-    ):
-        ask(client, LONG)
+    with served(tmp_path, LAVISH, limits={"out_high": 1024}) as server, server.dial(SMALL) as sock:
+        wire = Wire(sock)
+        wire.say(QUESTION)
         server.gateway.wait_for(WriteProgressed)
         ids = [f"{number:060}" for number in range(60)]
         for ping in ids[:40]:
-            client.send(json.dumps({"type": "ping", "id": ping}))
+            wire.say({"type": "ping", "id": ping})
         server.gateway.wait_for(PauseReading)
         for ping in ids[40:]:
-            client.send(json.dumps({"type": "ping", "id": ping}))
-        assert [hear(client, "pong")["id"] for _ in ids] == ids
+            wire.say({"type": "ping", "id": ping})
+        pongs = (event["id"] for event in wire.events() if event["type"] == "pong")
+        assert list(islice(pongs, len(ids))) == ids
         assert server.gateway.of(ResumeReading)
         assert pauses_hold(server.gateway.trace)
 
