@@ -36,7 +36,12 @@ class Reason(Enum):
     ROLL_UP = "joined chunks are due"
     GIVE_UP = "a cancelled agent has to be given up"
     SESSION = "a session has outlived its time"
+    STORE = "what could not be saved is tried again"
     DRAIN = "a drain goes on"
+    CONNECT = "a connection has to stand"
+    RECONNECT = "it is time to connect again"
+    RESUME = "it is time to ask for a session again"
+    RESEND = "it is time to send again what was refused"
 
 
 Owner = int | str  # a connection's number, or the id of a session or run

@@ -20,6 +20,7 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
@@ -33,6 +34,8 @@ NO_SECRET = (
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Size = Annotated[int, Field(ge=256, le=1 << 30)]
+
+DoubleText = Literal["enqueue", "reject", "interrupt", "concurrent"]
 
 UNIX = "unix"  # in `trusted_proxies`: peers that have no address
 UNIX_PATH_BYTES = 107  # of a Unix socket on Linux (unix(7)); elsewhere a few less, which the system then says
@@ -322,7 +325,45 @@ class SessionsConfig(Section):
     queue: Annotated[int, Field(ge=0, le=1000)] = Field(default=4, description="messages waiting behind a run (G7)")
     max_events: Count = Field(default=1000, description="events held of one session (S1)")
     max_bytes: Size = Field(default=1024 * 1024, description="bytes of events held of one session (S1)")
+    user_bytes: Size = Field(default=16 * 1024 * 1024, description="bytes of events held of one user (S4)")
+    node_bytes: Size = Field(default=256 * 1024 * 1024, description="bytes of events held on the node (S4)")
     known_ids: Count = Field(default=1024, description="message ids remembered in one session (M5)")
+    exclusive: bool = Field(
+        default=False,
+        description="one connection reads a session at a time: a newer one takes it over, the other is closed (4409)",
+    )
+    double_text: DoubleText = Field(
+        default="enqueue",
+        description="what a message does while the agent works on another of its session: `enqueue` waits, `reject` is "
+        "refused with BUSY, `interrupt` ends the others with what they have, `concurrent` runs beside them",
+    )
+
+
+class StoreConfig(Section):
+    """Where sessions are kept beyond the life of the process."""
+
+    kind: Literal["memory", "sqlite"] = Field(
+        default="memory", description="`memory` ends with the process, `sqlite` is kept in a file"
+    )
+    path: str | None = Field(default=None, min_length=1, description="file of the `sqlite` store, for one process")
+    synchronous: Literal["full", "normal"] = Field(
+        default="full", description="`full` survives loss of power (D3), `normal` only the end of the process"
+    )
+    retention_days: Count = Field(default=30, description="days a session is kept behind its last event")
+    on_restart: Literal["fail", "rerun"] = Field(
+        default="fail",
+        description="what becomes of answers that a restart cut: `fail` ends them with an error, `rerun` asks again",
+    )
+    retry: Seconds = Field(default=1, description="seconds until what could not be saved is tried again (D4)")
+    max_unsaved: Size = Field(
+        default=16 * 1024 * 1024, description="bytes waiting to be saved; then messages are refused (D4)"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> StoreConfig:
+        if self.kind == "sqlite" and self.path is None:
+            raise ValueError('path: the sqlite store needs a file, such as path: "qaws.db"')
+        return self
 
 
 class DrainConfig(Section):
@@ -346,6 +387,7 @@ class WebSocketConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     agent: AgentConfig = AgentConfig()
     sessions: SessionsConfig = SessionsConfig()
+    store: StoreConfig = StoreConfig()
     drain: DrainConfig = DrainConfig()
 
     def require_safe(self, hosts: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from .admission.ratelimit import FrameBudget, Seldom
 from .admission.tokens import ANONYMOUS, Principal
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
-from .conversation.session import Session
+from .conversation.session import Session, Sessions
 from .effects import CloseWrite, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
 from .events import (
     Auth,
@@ -78,6 +78,7 @@ class Node:
     timers: Timers
     outbox: Outbox
     ids: Callable[[], str]
+    sessions: Sessions
     ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
     noted: Seldom = field(init=False)  # the addresses whose refusals are in the log (H3)
 
@@ -90,9 +91,9 @@ class Connection:
     """One socket, from its first byte to its last. Makes effects through the node's outbox."""
 
     __slots__ = (
-        "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_link",
-        "_node", "_opened_at", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
-        "address_key", "epoch", "number", "phase", "session_id", "sessions",
+        "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_held",
+        "_link", "_node", "_opened_at", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
+        "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now) -> None:
@@ -102,6 +103,7 @@ class Connection:
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
+        self.awaits: frozenset[tuple[str, str]] = frozenset()  # those it would read, were they there
         self._node = node
         self._peer = peer
         self._link = link
@@ -111,6 +113,7 @@ class Connection:
         self._pinged_at: float | None = None
         self._budget = FrameBudget()
         self._charged = 0  # frames that the budget was charged with
+        self._held = False  # an event of it waits for the store: the next ones stay unread
         self._assembling = False  # a message has begun and its deadline is set
         self._paused = False  # its reading, since too much waits on one side or the other
         self._strikes = 0  # refusals for the rate, in a row
@@ -137,7 +140,7 @@ class Connection:
         """Handle what has been received, up to `frames_per_turn`; the rest waits for a timer (F8)."""
         link, limits = self._link, self._node.config.limits
         until = link.frames + limits.frames_per_turn
-        while self.phase is not Phase.CLOSED:
+        while self.phase is not Phase.CLOSED and not self._held:
             event = link.next_event(until)
             if link.frames != self._charged:
                 frames, self._charged = link.frames - self._charged, link.frames
@@ -157,10 +160,19 @@ class Connection:
                 self._control(event, now)
         self._after_turn(now)
 
+    def hold(self) -> None:
+        """Look at nothing more that it sends, until `release`."""
+        self._held = True
+
+    def release(self) -> None:
+        """Let it go on; call `turn` for what has come meanwhile."""
+        self._held = False
+
     def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
         """The peer of a host that frames by itself has closed."""
         assert isinstance(self._link, MessageLink)
         self._link.disconnect(code)
+        self._out.clear()
         yield from self.turn(now)
 
     def gone(self, now: Now) -> None:
@@ -199,13 +211,13 @@ class Connection:
     @property
     def ready(self) -> bool:
         """Whether it takes messages of sessions now."""
-        return self.phase is Phase.OPEN and not self._out.blocked
+        return self.phase is Phase.OPEN and not self._out.blocked and not self._link.over
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way to it: no answer is worked on, and all that was said has gone out."""
         behind = any(session.busy or not session.heard(self.number) for session in self.sessions.values())
-        return not behind and not self._out.blocked
+        return not behind and not self._out.blocked and not self._held
 
     @property
     def buffered(self) -> int:
@@ -228,7 +240,7 @@ class Connection:
 
     def tell(self, message: Encoded, now: Now) -> None:
         """Send a message that is in no session's log; while the peer is blocked it waits, within bounds (C1)."""
-        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN) or self._link.over:
             return
         self._out.send(self._link.text(message), message.size)
         if self._out.queued > self._node.config.limits.out_top:
@@ -417,8 +429,6 @@ class Connection:
     def _peer_closed(self, code: int, now: Now) -> None:
         """Answer the peer's Close with its own code, or take it for the answer to ours."""
         if self.phase is not Phase.CLOSING:
-            if self._link.framed:  # the host has answered: nothing more can be said
-                self._out.clear()
             self._unblock()
             self._send_close(code)
             self._end = (code, "peer")
@@ -445,7 +455,9 @@ class Connection:
     def _after_turn(self, now: Now) -> None:
         """Set the deadlines that depend on what is left unread or unfinished."""
         link, timers = self._link, self._node.timers
-        if link.waiting:  # just behind now: others get their turn first (F8), and `wake_at` moves on (C5)
+        if (
+            link.waiting and not self._held
+        ):  # just behind now: others get their turn first (F8), and `wake_at` moves on (C5)
             timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return
@@ -519,6 +531,7 @@ class Connection:
         credential = self._trust(principal, now)
         self._enter(Phase.OPEN)
         self.session_id, self.epoch = node.ids(), node.ids()
+        node.sessions.promise(principal.user_id, self.session_id, self.epoch)
         self.reply(
             SystemEvent(
                 event_name="connection_established",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .records import Record
+
 Scalar = str | int | float | bool | None
 
 
@@ -99,6 +101,24 @@ class ResumeRun(NamedTuple):
     run_id: str
 
 
+class SaveRecords(NamedTuple):
+    """Keep these, all or none, in this order; answer with `RecordsSaved` or `SaveFailed`.
+
+    There is never more than one that is not answered. `unix` is the wall clock, for retention.
+    """
+
+    batch: int
+    records: tuple[Record, ...]
+    unix: float
+
+
+class LoadSession(NamedTuple):
+    """Read a session from the store, no more of it than the bounds; answer with `SessionLoaded` or `LoadFailed`."""
+
+    owner: str
+    session_id: str
+
+
 class Note(NamedTuple):
     """Something an operator may want to see. Adapters turn notes into logs and metrics.
 
@@ -120,7 +140,8 @@ class Drained(NamedTuple):
 MessageEffect = AcceptUpgrade | SendMessage | SendClose | SendResponse
 ConnectionEffect = SendBytes | MessageEffect | CloseWrite | DropConnection | PauseReading | ResumeReading
 RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
-Effect = ConnectionEffect | RunEffect | Note | Drained
+StoreEffect = SaveRecords | LoadSession
+Effect = ConnectionEffect | RunEffect | StoreEffect | Note | Drained
 
 
 class Outbox:

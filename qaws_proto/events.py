@@ -138,6 +138,25 @@ class Cancel(ClientEvent):
         return self.correlation_id
 
 
+class Resume(ClientEvent):
+    """Read a session from behind event `seq` of its `epoch`, the last one seen; 0 where none was."""
+
+    type: Literal["resume"]
+    session_id: Name
+    epoch: Annotated[str, Field(max_length=NAME_LENGTH), NoNul]
+    seq: Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+
+
+class Ack(ClientEvent):
+    """All up to event `seq` has been seen, and need not be held for this client any longer."""
+
+    counted = False
+
+    type: Literal["ack"]
+    session_id: Name
+    seq: Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+
+
 class Ping(ClientEvent):
     """An application ping, for clients that cannot send WebSocket pings (browsers)."""
 
@@ -425,6 +444,14 @@ _SERVER: TypeAdapter[ServerEvents] = TypeAdapter(Annotated[ServerEvents, Field(d
 def parse_server_event(text: str | bytes) -> ServerEvents:
     """One event of a server, for clients. Raises pydantic.ValidationError (a ValueError) on anything else."""
     return _SERVER.validate_json(text)
+
+
+_CHUNK = b'{"type":"agent_chunk",'
+
+
+def is_chunk(payload: bytes) -> bool:
+    """Whether what `dump` gave is an `agent_chunk`: `type` comes first in every event."""
+    return payload.startswith(_CHUNK)
 
 
 def dump(event: ServerEvent | ClientEvent) -> bytes:

@@ -105,6 +105,12 @@ class Fault(Enum):
     TOO_MANY_SESSIONS = Row(PEER, YES, "sessions", "This user has enough sessions in use", code="BUSY")
     OVERLOADED = Row(SERVER, LATER, "overloaded", "The server has too much to do", code="OVERLOADED")
     STOPPING = Row(NOBODY, LATER, "stopping", "The server is about to stop", code="OVERLOADED")
+    STORAGE_UNAVAILABLE = Row(
+        SERVER, BACK_OFF, "storage unavailable", "Nothing can be kept at the moment", code="STORAGE_UNAVAILABLE"
+    )
+    SESSION_NOT_FOUND = Row(PEER, NO, "session not found", "There is no such session", code="SESSION_NOT_FOUND")
+    ACK_AHEAD = Row(PEER, NO, "ack ahead", "Nothing was said that far", close=4400)
+    TAKEN_OVER = Row(PEER, NO, "taken over", "Another connection reads this session now", close=4409)
     RUN_NOT_FOUND = Row(PEER, NO, "run not found", "There is no such run", code="RUN_NOT_FOUND")
 
     # Agents (GUARANTEES G1 to G8)
@@ -117,6 +123,7 @@ class Fault(Enum):
         AGENT, NO, "agent refused", "The agent refused, and would again; tell whoever runs it", code="AGENT_ERROR"
     )
     AGENT_TIMEOUT = Row(AGENT, YES, "agent timeout", "The agent took too long", code="AGENT_TIMEOUT")
+    INTERRUPTED = Row(SERVER, YES, "interrupted", "The answer was interrupted by a restart", code="AGENT_ERROR")
     RESPONSE_TOO_LARGE = Row(AGENT, NO, "response too large", "The answer grew too large", code="RESPONSE_TOO_LARGE")
 
     # The server itself

@@ -13,15 +13,17 @@ from typing import Any
 
 from .admission.addresses import parse_address
 from .admission.gate import EventCheck, Gate, Refusal, UpgradeCheck
-from .admission.tokens import Principal, TokenVerifier
+from .admission.tokens import TokenVerifier
+from .chats import Chats
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .connection import Connection, Node, Phase, whole
-from .conversation.run import Run
+from .conversation.journal import Journal
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
+from .conversation.voice import Voice
 from .effects import Drained, DropConnection, Effect, Note, Outbox, Scalar
-from .events import Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, SystemEvent, dump
+from .events import Ack, Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, Resume, SystemEvent, dump
 from .extension import EventContext, EventType
 from .faults import Fault
 from .inputs import (
@@ -33,14 +35,19 @@ from .inputs import (
     DrainRequested,
     EofReceived,
     Input,
+    LoadFailed,
     MessageReceived,
+    RecordsSaved,
     RequestReceived,
     RunChunk,
     RunFailed,
     RunFinished,
     RunStarted,
     RunStep,
+    SaveFailed,
+    SessionLoaded,
     StopRequested,
+    StoreOpened,
     TimerFired,
     WriteBlocked,
     WriteDrained,
@@ -63,24 +70,36 @@ class Gateway:
         events: Sequence[EventType] = (),
         upgrade_checks: Sequence[UpgradeCheck] = (),
         event_checks: Sequence[EventCheck] = (),
+        durable: bool | None = None,
     ) -> None:
         """`ids` gives a new unguessable text a call (128 random bits); it is the node's only source of randomness.
+
+        `durable`: whether there is a store that performs `SaveRecords` and `LoadSession`, and says `StoreOpened` first;
+        by default where the configuration names one.
 
         Raises ConfigError where the configuration cannot be used.
         """
         gate = Gate(config, verifier=verifier, upgrade_checks=upgrade_checks, event_checks=event_checks)
-        models: list[type[ClientEvent]] = [Auth, ChatMessage, Cancel, Ping, *(event.model for event in events)]
+        models: list[type[ClientEvent]] = [Auth, ChatMessage, Cancel, Resume, Ack, Ping]
+        models += [event.model for event in events]
+        durable = config.store.kind != "memory" if durable is None else durable
         self._outbox = Outbox()
         self._timers = Timers()
-        self._node = Node(config, gate, ClientEvents(models, config.limits.json_depth), self._timers, self._outbox, ids)
+        self._sessions = Sessions(
+            config.sessions, config.limits, self._timers, bounded=gate.verifier is not None, durable=durable
+        )
+        client_events = ClientEvents(models, config.limits.json_depth)
+        self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions)
         self._config = config
         self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
             event.model: event.handler for event in events
         }
         self._connections: dict[int, Connection] = {}
         self._newest = -1
-        self._sessions = Sessions(config.sessions, config.limits, self._timers)
-        self._runs = Runs(config, self._timers, self._outbox, ids)
+        self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
+        voice = Voice(self._journal)
+        self._runs = Runs(config, self._timers, self._outbox, ids, voice, self._journal)
+        self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
         self._drain_until: float | None = None
         self._drained = False
         self._routes: dict[type, Callable[[Any, Now], None]] = {
@@ -100,6 +119,11 @@ class Gateway:
             RunStep: self._runs.step,
             RunFinished: self._runs.finished,
             RunFailed: self._runs.failed,
+            StoreOpened: self._chats.store_opened,
+            RecordsSaved: self._records_saved,
+            SaveFailed: self._chats.save_failed,
+            SessionLoaded: self._session_loaded,
+            LoadFailed: self._load_failed,
             DrainRequested: self._drain_requested,
             StopRequested: self._stop_requested,
         }
@@ -116,6 +140,8 @@ class Gateway:
         route(event, now)
         if self._node.ending:
             self._settle(now)
+        if self._journal is not None:
+            self._journal.flush(now)
         return self._outbox.take()
 
     @property
@@ -227,7 +253,8 @@ class Gateway:
             return
         connection.drained(now)
         for session in connection.sessions.values():
-            session.catch_up(connection.number)
+            if connection.ready:
+                session.catch_up(connection.number, now)
             self._runs.caught_up(session, now)
 
     def _settle(self, now: Now) -> None:
@@ -239,6 +266,7 @@ class Gateway:
                 self._sessions.detach(session, connection.number, now)
                 self._runs.caught_up(session, now)
             connection.sessions.clear()
+            self._chats.let_go(connection)
             if connection.phase is Phase.CLOSED:
                 self._connections.pop(connection.number, None)
         self._check_drained(now)
@@ -247,78 +275,11 @@ class Gateway:
 
     def _handle_all(self, connection: Connection, events: Iterable[ClientEvent], now: Now) -> None:
         for event in events:
-            if type(event) is ChatMessage:
-                self._chat(connection, event, now)
-            elif type(event) is Cancel:
-                self._cancel(connection, event, now)
+            handle = self._chats.handlers.get(type(event))
+            if handle is not None:
+                handle(connection, event, now)
             else:
                 self._custom(connection, event, now)
-
-    def _chat(self, connection: Connection, message: ChatMessage, now: Now) -> None:
-        principal = connection.principal
-        assert principal is not None
-        if self._drain_until is not None:
-            connection.refuse(Refusal(Fault.STOPPING, self._node.gate.retry_after), now, message)
-            return
-        session = self._open_session(connection, principal, message.session_id or connection.session_id)
-        if isinstance(session, Fault):
-            connection.refuse(self._refusal(session), now, message)
-            return
-        self._sessions.attach(session, connection)
-        connection.sessions[session.number] = session
-        if message.id is not None and message.id in session.known:
-            self._point_to(connection, session, message.id, now)
-            return
-        user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
-        run = self._runs.submit(session, user_id, message, now)
-        if isinstance(run, Fault):
-            connection.refuse(self._refusal(run), now, message)
-        elif self._config.logging.log_messages:
-            fields: dict[str, Scalar] = {"connection": connection.number, "session_id": session.id, "run_id": run.id}
-            self._outbox.add(Note("message", "INFO", "accepted", {**fields, "content": message.content}))
-
-    def _open_session(self, connection: Connection, principal: Principal, session_id: str) -> Session | Fault:
-        session = self._sessions.find(principal.user_id, session_id)
-        if session is not None and session.number in connection.sessions:
-            return session
-        if len(connection.sessions) >= self._config.sessions.per_user:  # where there are no users to count them by
-            return Fault.TOO_MANY_SESSIONS
-        epoch = connection.epoch if session_id == connection.session_id else self._node.ids()
-        return self._sessions.open(principal.user_id, session_id, epoch, bounded=self._node.gate.verifier is not None)
-
-    def _point_to(self, connection: Connection, session: Session, message_id: str, now: Now) -> None:
-        """A message id that was here before runs nothing: its run is pointed to (M5)."""
-        run_id = session.known[message_id]
-        position = self._runs.position(run_id)
-        connection.reply(
-            SystemEvent(
-                event_name="message_accepted", data={"run_id": run_id, "position": position, "duplicate": True},
-                session_id=session.id, correlation_id=message_id,
-            ), now,
-        )  # fmt: skip
-
-    def _refusal(self, fault: Fault) -> Refusal:
-        return Refusal(fault, self._node.gate.retry_after if fault is Fault.OVERLOADED else None)
-
-    def _cancel(self, connection: Connection, event: Cancel, now: Now) -> None:
-        run = self._named_run(connection, event)
-        if run is None:
-            connection.refuse(Refusal(Fault.RUN_NOT_FOUND), now, event)
-        else:
-            self._runs.cancel(run, now)
-
-    def _named_run(self, connection: Connection, event: Cancel) -> Run | None:
-        """The run in progress that is meant; only its session's owner, or who reads the session, may name it."""
-        if event.run_id is not None:
-            run = self._runs.find(event.run_id)
-            assert connection.principal is not None
-            if run is None or run.session.number in connection.sessions:
-                return run
-            own = self._node.gate.verifier is not None and run.session.owner == connection.principal.user_id
-            return run if own else None
-        assert event.correlation_id is not None
-        found = (self._runs.find_by_message(session, event.correlation_id) for session in connection.sessions.values())
-        return next((run for run in found if run is not None), None)
 
     def _custom(self, connection: Connection, event: ClientEvent, now: Now) -> None:
         """An event that a user added. What its handler raises is the user's mistake, and stays on this server (C1)."""
@@ -329,6 +290,23 @@ class Gateway:
             self._outbox.add(Note("message", "ERROR", "handler_failed", fields, error))
             connection.refuse(Refusal(Fault.INTERNAL), now, event)
 
+    # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _records_saved(self, event: RecordsSaved, now: Now) -> None:
+        self._chats.records_saved(event, now)
+        self._check_drained(now)
+
+    def _session_loaded(self, event: SessionLoaded, now: Now) -> None:
+        self._go_on(self._chats.session_loaded(event, now), now)
+
+    def _load_failed(self, event: LoadFailed, now: Now) -> None:
+        self._go_on(self._chats.load_failed(event, now), now)
+
+    def _go_on(self, held: Iterable[Connection], now: Now) -> None:
+        """The session that these connections waited for is here, or cannot be: look at what they have sent since."""
+        for connection in held:
+            self._handle_all(connection, connection.turn(now), now)
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _timer_fired(self, event: TimerFired, now: Now) -> None:
@@ -338,9 +316,10 @@ class Gateway:
                 self._drain(now)
             elif reason is Reason.SESSION:
                 assert isinstance(owner, int)
-                session = self._sessions.by_number(owner)
-                self._runs.cancel_all(session, now)
-                self._sessions.forget(session)
+                self._session_over(self._sessions.by_number(owner), now)
+            elif reason is Reason.STORE:
+                assert self._journal is not None
+                self._journal.due()
             elif isinstance(owner, str):
                 self._runs.due(reason, owner, now)
             elif reason is Reason.BACKLOG:
@@ -348,6 +327,14 @@ class Gateway:
                 self._handle_all(connection, connection.turn(now), now)
             else:
                 self._connections[owner].due(reason, now)
+
+    def _session_over(self, session: Session, now: Now) -> None:
+        """Nobody has read it for its time: its runs end, and as soon as that is kept it is forgotten."""
+        self._runs.cancel_all(session, now)
+        if session.settled:
+            self._sessions.forget(session)
+        else:
+            self._timers.set(Reason.SESSION, session.number, now.mono + self._config.store.retry)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -357,6 +344,7 @@ class Gateway:
             return
         drain = self._config.drain
         self._drain_until = now.mono + drain.timeout
+        self._chats.draining = True
         self._node.gate.census.draining = True
         self._outbox.add(Note("node", "INFO", "draining", {"connections": len(self._connections), "runs": self.runs}))
         data = {"deadline": whole(drain.timeout), "reconnect_after": whole(drain.reconnect_after)}
@@ -385,6 +373,7 @@ class Gateway:
     def _stop_requested(self, event: StopRequested, now: Now) -> None:
         """Everything ends now."""
         self._drain_until = now.mono
+        self._chats.draining = True
         self._node.gate.census.draining = True
         self._cancel_runs(now)
         for connection in list(self._connections.values()):
@@ -398,6 +387,10 @@ class Gateway:
     def _check_drained(self, now: Now) -> None:
         """Say when a drain is over. Sockets that are not upgraded (probes, refused clients) do not hold it up."""
         if self._drain_until is None or self._drained or self._node.gate.census.open.total or self._runs.live:
+            return
+        patience = self._drain_until + self._config.limits.close_timeout
+        if self._journal is not None and self._journal.pending and now.mono < patience:
+            self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
             return
         self._drained = True
         self._timers.clear(Reason.DRAIN, 0)

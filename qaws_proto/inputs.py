@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .records import StoredSession
+
 
 class ConnectionOpened(NamedTuple):
     """A peer connected. `connection` is greater than every earlier number; `peer` its IP address, or None (a pipe)."""
@@ -130,6 +132,44 @@ class RunFailed(NamedTuple):
     retry_after: float | None = None
 
 
+class StoreOpened(NamedTuple):
+    """The store is there. The first input of a node that has one.
+
+    `unfinished` are its sessions with runs that had not ended when the last node stopped (D2).
+    """
+
+    unfinished: tuple[StoredSession, ...] = ()
+
+
+class RecordsSaved(NamedTuple):
+    """Everything of this `SaveRecords` will be there after a crash."""
+
+    batch: int
+
+
+class SaveFailed(NamedTuple):
+    """Nothing of this `SaveRecords` was kept. `cause` goes into the note untouched, and nowhere else (D4)."""
+
+    batch: int
+    cause: BaseException | None = None
+
+
+class SessionLoaded(NamedTuple):
+    """What a store has of the session of a `LoadSession`; None where it has none."""
+
+    owner: str
+    session_id: str
+    stored: StoredSession | None
+
+
+class LoadFailed(NamedTuple):
+    """A store could not read the session of a `LoadSession`."""
+
+    owner: str
+    session_id: str
+    cause: BaseException | None = None
+
+
 class DrainRequested(NamedTuple):
     """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
 
@@ -143,4 +183,8 @@ ConnectionInput = (
     | WriteBlocked | WriteProgressed | WriteDrained | ConnectionLost
 )  # fmt: skip
 RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
-Input = ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | DrainRequested | StopRequested
+StoreInput = StoreOpened | RecordsSaved | SaveFailed | SessionLoaded | LoadFailed
+Input = (
+    ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | StoreInput
+    | DrainRequested | StopRequested
+)  # fmt: skip

@@ -11,6 +11,7 @@ from qaws_proto import Now
 from qaws_proto.admission.gate import Gate
 from qaws_proto.clock import Reason, Timers
 from qaws_proto.connection import TRANSITIONS, Connection, Node, Phase
+from qaws_proto.conversation.session import Sessions
 from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
@@ -46,7 +47,9 @@ def a_connection() -> Connection:
     """A connection by itself, in its first phase."""
     config = configure(authentication=True)
     events = ClientEvents([Auth, ChatMessage, Cancel, Ping], config.limits.json_depth)
-    node = Node(config, Gate(config), events, Timers(), Outbox(), counter())
+    timers = Timers()
+    sessions = Sessions(config.sessions, config.limits, timers, bounded=True, durable=False)
+    node = Node(config, Gate(config), events, timers, Outbox(), counter(), sessions)
     return Connection(1, None, ByteLink(config.limits), node, NOW)
 
 

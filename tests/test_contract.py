@@ -44,6 +44,7 @@ from tests.helpers.node import (
     token,
     upgrade,
 )
+from tests.helpers.store import StoreModel
 
 # ── nodes whose limits are near ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -61,10 +62,20 @@ NEAR: dict[str, Any] = {
     "logging": {"log_messages": True},
 }  # fmt: skip
 RATES = {"rate_limiting": {"requests_per_minute": 12, "burst_size": 3, "strikes": 2}}
+BESIDE = NEAR | {"sessions": {**NEAR["sessions"], "double_text": "concurrent", "node_bytes": 4096}}
+KEPT = NEAR | {
+    "sessions": {**NEAR["sessions"], "double_text": "interrupt", "user_bytes": 3000},
+    "store": {"kind": "sqlite", "path": "a model of it", "max_unsaved": 2048, "retry": 2},
+}
 CONFIGS: dict[str, WebSocketConfig] = {
     "open": configure(**NEAR),
     "tokens": configure(authentication=True, security=RATES, **NEAR),
     "usual": configure(),
+    "beside": configure(**BESIDE),
+}
+STORED: dict[str, WebSocketConfig] = {
+    "kept": configure(**KEPT),
+    "kept with tokens": configure(authentication=True, security=RATES, **KEPT),
 }
 
 
@@ -100,7 +111,7 @@ def in_reads_of(sizes: Sequence[int]) -> Cut:
 
 def play(history: Sequence[Act], config: WebSocketConfig, cut: Cut = whole, *, paused: bool = True) -> NodeUnderTest:
     """Perform a history. `paused`: peers that the server does not read are not read."""
-    node = NodeUnderTest(config)
+    node = NodeUnderTest(config, StoreModel() if config.store.kind == "sqlite" else None, prompt=False)
     node.advance(0.000123)  # no round number: the smallest step of time should not change what is printed
     for act in history:
         perform(node, act, cut, paused=paused)
@@ -146,6 +157,7 @@ AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "wait": lambda node, seconds: node.advance(seconds),
     "wake": lambda node, _: node.step(TimerFired()),
     "jump": lambda node, seconds: node.jump(seconds),
+    "store": lambda node, fail: node.asked and node.answer(fail=fail),
     "drain": lambda node, _: node.step(DrainRequested()),
     "stop": lambda node, _: stop(node),
 }
@@ -183,6 +195,17 @@ events = st.one_of(
     st.builds(lambda name: {"type": "cancel", "correlation_id": name}, names),
     st.builds(lambda n: {"type": "cancel", "run_id": f"id-{n}"}, st.integers(1, 20)),
     st.just({"type": "ping", "id": "p"}),
+    st.builds(
+        lambda session, n, seq: {"type": "resume", "session_id": session, "epoch": f"id-{n}", "seq": seq},
+        st.sampled_from(["s", "t", "u", "id-1"]),
+        st.integers(1, 6),
+        st.integers(0, 9),
+    ),
+    st.builds(
+        lambda session, seq: {"type": "ack", "session_id": session, "seq": seq},
+        st.sampled_from("st"),
+        st.integers(0, 5),
+    ),
     st.builds(lambda token: {"type": "auth", "token": token}, st.sampled_from(TOKENS)),
     st.sampled_from(["no json", {"type": "nonsense"}, {"type": "ping", "more": 1}]),
 )
@@ -272,6 +295,8 @@ agent_acts = st.one_of(
     act("fail", what=st.sampled_from([None, RuntimeError("x")])),
     act("began", "late", what=st.just("late")),
     act("wait", what=st.sampled_from([0.01, 0.04])),
+    act("store", what=st.sampled_from([False] * 4 + [True])),
+    act("store", what=st.just(False)),
 )
 peer_acts = st.one_of(
     act("connect", what=hellos),
@@ -317,6 +342,7 @@ histories = st.tuples(
     st.one_of(st.just([]), st.tuples(st.lists(stops, min_size=1, max_size=2), st.lists(peer_acts, max_size=4))),
 ).map(lambda parts: [*parts[0], *chain(*parts[1]), *chain(*parts[2])])
 configs = st.sampled_from(sorted(CONFIGS))
+all_configs = st.sampled_from(sorted(CONFIGS | STORED))
 
 
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -352,16 +378,16 @@ CANCEL = text({"type": "cancel", "correlation_id": "m1"})
 @example([HOSTED, ASK, Act("yield", 0, "a"), Act("block"), Act("yield", 0, "x" * 1000), Act("lose")], "open")
 @example([HOSTED, Act("block"), Act("say", 0, text(chat(a=1, b=1, c=1, d=1, e=1)) * 39)], "open")
 @example([HOSTED, ASK, Act("block"), Act("say", 0, text(chat(a=1)) + close_frame()), Act("yield", 0, "a")], "open")
-@given(histories, configs)
+@given(histories, all_configs)
 def test_a_node_keeps_its_contract_whatever_happens(history: list[Act], config: str) -> None:
-    node = play(history, CONFIGS[config])
+    node = play(history, (CONFIGS | STORED)[config])
     check_ends(node)
     check_replay(node)
 
 
 def check_replay(node: NodeUnderTest) -> None:
     """C2: the same inputs at the same times give the same effects."""
-    again = Gateway(node.config, ids=counter())
+    again = Gateway(node.config, ids=counter(), durable=node.store is not None)
     for event, now, effects in node.history:
         assert repr(again.step(event, now)) == repr(effects)  # exceptions in notes are equal by what they print
 
@@ -371,6 +397,9 @@ def check_ends(node: NodeUnderTest) -> None:
     for client in node.clients.values():
         if not client.dropped:
             client.unblock()
+    node.prompt = True
+    node.answer_all()
+    node.advance(node.config.store.retry)
     check_answers(node)
     running = set(node.runs)
     node.advance(node.config.agent.max_duration)
@@ -380,7 +409,7 @@ def check_ends(node: NodeUnderTest) -> None:
         check_heard(node, client)
         if not client.dropped:
             client.lose()
-    node.advance(node.config.sessions.ttl)
+    node.advance(node.config.sessions.ttl + node.config.store.retry)
     for run_id in list(node.runs):
         assert node.fail(run_id) == []
     gateway = node.gateway
@@ -391,11 +420,16 @@ def check_ends(node: NodeUnderTest) -> None:
 def check_answers(node: NodeUnderTest) -> None:
     """Everybody who still reads has heard the end of each run that has ended."""
     for client in node.clients.values():
-        if client.stream.closed is None and not client.dropped:
+        if client.stream.closed is None and not client.dropped and not was_told_of_a_gap(client):
             told = {
                 event["run_id"] for event in client.heard if event["type"].startswith("agent") and "run_id" in event
             }
             assert told & node.ended <= ends_heard(client).keys()
+
+
+def was_told_of_a_gap(client: Client) -> bool:
+    """Whether it knows that there are things it has not heard."""
+    return any(event["data"].get("recovered") is False for event in client.heard if event["type"] == "system_event")
 
 
 def ends_heard(client: Client) -> dict[str, dict[str, Any]]:
@@ -410,17 +444,22 @@ def check_heard(node: NodeUnderTest, client: Client) -> None:
     assert ends.keys() <= node.ended
     accepted = [event for event in client.heard if event.get("event_name") == "message_accepted"]
     for event in accepted:
-        if client.stream.closed is None and not client.dropped and not event["data"]["duplicate"]:
+        open_ended = client.stream.closed is None and not client.dropped and not was_told_of_a_gap(client)
+        if open_ended and not event["data"]["duplicate"]:
             assert event["data"]["run_id"] in ends, "C8: accepted and not answered"
     for run_id in {event["run_id"] for event in client.heard if "run_id" in event}:
         chunks = [event for event in client.heard if event["type"] == "agent_chunk" and event["run_id"] == run_id]
         if not chunks:
             continue
-        assert node.started[run_id].stream
+        assert all(chunk["content"] == "" for chunk in chunks) or node.started[run_id].stream
         end = ends.get(run_id)
         if end is not None and end["type"] == "agent_response" and chunks[0]["offset"] == 0:
-            joined = "".join(chunk["content"] for chunk in chunks)
-            assert joined == end["content"] or not end["content"].startswith(joined)
+            joined = ""
+            for chunk in chunks:  # some may have come twice, where the client came back
+                assert chunk["offset"] <= len(joined), "a hole"
+                joined = joined[: chunk["offset"]] + chunk["content"]
+            whole = joined == end["content"] or was_told_of_a_gap(client)
+            assert whole or not node.started[run_id].stream or not end["content"].startswith(joined)
 
 
 # ── any reads ────────────────────────────────────────────────────────────────────────────────────────────────────────

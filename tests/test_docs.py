@@ -40,12 +40,24 @@ from pydantic import BaseModel
 from uvicorn.main import main as uvicorn
 from websockets.asyncio.client import connect
 
+import qaws
 from qaws import WebSocketConfig, WebSocketServer, __version__
 from qaws.cli import app
 from qaws.settings import load
 from qaws_proto.config import Section
 from qaws_proto.effects import Effect
-from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping, Refused, ServerEvents, parse_server_event
+from qaws_proto.events import (
+    Ack,
+    Auth,
+    Cancel,
+    ChatMessage,
+    ClientEvents,
+    Ping,
+    Refused,
+    Resume,
+    ServerEvents,
+    parse_server_event,
+)
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import Input
 from tests.foreign.test_foreign_clients import in_a_browser
@@ -299,12 +311,14 @@ def test_shown_commands_parse() -> None:
 
 
 def options() -> dict[str, set[str]]:
-    """The options of each command."""
-    commands = [name for name in app if not name.startswith("-")]
-    return {
-        command: {name for argument in app[command].assemble_argument_collection() for name in argument.names}
-        for command in commands
-    }
+    """The options of each command, those of a group (`sessions list`) among them; a group itself has none."""
+    known: dict[str, set[str]] = {}
+    for name in [name for name in app if not name.startswith("-")]:
+        known[name] = set()
+        inner = [one for one in app[name] if not one.startswith("-")]
+        for command, parsed in [(f"{name} {one}", app[name][one]) for one in inner] or [(name, app[name])]:
+            known[command] = {option for argument in parsed.assemble_argument_collection() for option in argument.names}
+    return known
 
 
 def test_commands_and_options_named_in_the_text_exist() -> None:
@@ -315,8 +329,9 @@ def test_commands_and_options_named_in_the_text_exist() -> None:
     assert len(commands) >= 5
     assert len(flags) > 5
     for _, command, *arguments in commands:
-        assert command in known
-        assert {one for one in arguments if one.startswith("--")} <= known[command]
+        group = any(name.startswith(f"{command} ") for name in known)
+        name = f"{command} {arguments[0]}" if group and arguments else command
+        assert {one for one in arguments if one.startswith("--")} <= known[name]
     assert set(flags) <= set.union(*known.values())
 
 
@@ -427,8 +442,8 @@ def test_shown_files_are_configurations(block: Block, tmp_path: Path) -> None:
     file.write_text(block.text, "utf-8")
     settings = load(file, environ={"WEBSOCKET_JWT_SECRET": "s" * 48}, dotenv=None)
     settings.config.require_safe()
-    where = "server.listen" if settings.config.server.listen else "server.port"
-    assert settings.sources[where].startswith(f"{file}:")
+    ours = [source for source in settings.sources.values() if source.startswith(f"{file}:")]
+    assert len(ours) > 1
 
 
 def test_the_sample_of_the_settings_page_is_the_one_the_tests_serve() -> None:
@@ -450,7 +465,7 @@ def test_variables_set_what_their_table_says() -> None:
 
 # ── tables of the protocol and of the drive loop ─────────────────────────────────────────────────────────────────────
 
-CLIENT_EVENTS = (Auth, ChatMessage, Cancel, Ping)
+CLIENT_EVENTS = (Auth, ChatMessage, Cancel, Resume, Ack, Ping)
 
 
 def type_of(model: type[BaseModel]) -> str:
@@ -518,6 +533,25 @@ def test_inputs_and_effects_of_the_drive_loop(head: str, union: object) -> None:
     assert table
     shown = set(re.findall(r"`(\w+\([\w, ]*\))`", table[0]))
     assert shown == {f"{one.__name__}({', '.join(one._fields)})" for one in leaves(union)}
+
+
+# ── the client ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_errors_of_the_client() -> None:
+    shown = {error.strip("`") for error, *_ in cells("docs/client.md", "## Errors")}
+    defined = {name for name in qaws.__all__ if is_a(getattr(qaws, name), qaws.ClientError)}
+    assert shown == defined - {"ClientError"}
+
+
+def test_verbs_of_the_client() -> None:
+    shown = {name for call, *_ in cells("docs/client.md", "## Verbs") for name in re.findall(r"client\.(\w+)", call)}
+    defined = {name for name, value in vars(qaws.QAWebSocketClient).items() if name[0] != "_" and callable(value)}
+    assert shown == defined
+
+
+def is_a(value: object, kind: type) -> bool:
+    return isinstance(value, type) and issubclass(value, kind)
 
 
 # ── links, paths, versions ───────────────────────────────────────────────────────────────────────────────────────────

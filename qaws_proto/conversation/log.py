@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+
+from ..events import AgentChunk, dump, is_chunk
 
 
 class Log:
@@ -26,6 +28,11 @@ class Log:
         """Bytes held."""
         return self._held
 
+    @property
+    def floor(self) -> int:
+        """The seq behind which everything is held."""
+        return self.head - len(self._payloads)
+
     def append(self, payload: bytes) -> None:
         """Add the event of number `head + 1`."""
         self.head += 1
@@ -36,10 +43,52 @@ class Log:
         while len(payloads) > 1 and (len(payloads) > self._max_events or self._held - len(payload) > self._max_bytes):
             self._held -= len(payloads.popleft())
 
+    def restore(self, epoch: str, head: int, payloads: Sequence[bytes]) -> None:
+        """Take over what a store has: the newest events, up to `head`."""
+        self.epoch, self.head = epoch, head - len(payloads)
+        for payload in payloads:
+            self.append(payload)
+
+    def trim(self, seq: int) -> None:
+        """Let go of everything up to `seq`."""
+        while self._payloads and self.floor < seq:
+            self._held -= len(self._payloads.popleft())
+
+    def shrink(self, size: int) -> None:
+        """Let go of at least `size` bytes of the oldest events, but not of the newest event."""
+        bound = self._held - size
+        while len(self._payloads) > 1 and self._held > bound:
+            self._held -= len(self._payloads.popleft())
+
     def holds_after(self, seq: int) -> bool:
         """Whether everything behind `seq` is still here."""
-        return seq >= self.head - len(self._payloads)
+        return self.floor <= seq <= self.head
 
     def after(self, seq: int) -> Iterator[bytes]:
         """The payloads behind `seq`; ask `holds_after` first."""
         return islice(self._payloads, max(0, len(self._payloads) - (self.head - seq)), None)
+
+
+def joined(payloads: Iterable[bytes]) -> list[bytes]:
+    """The same events with neighbouring chunks of a run as one, in the place and with the `seq` of the last of them.
+
+    Chunks of runs that speak at the same time count as neighbours.
+    """
+    out: list[bytes] = []
+    pieces: dict[str | None, list[AgentChunk]] = {}  # by run, the one that spoke last at the end
+    for payload in payloads:
+        if is_chunk(payload):
+            chunk = AgentChunk.model_validate_json(payload)
+            chunks = pieces[chunk.run_id] = pieces.pop(chunk.run_id, [])
+            chunks.append(chunk)
+        else:
+            out += map(_join, pieces.values())
+            pieces.clear()
+            out.append(payload)
+    return out + list(map(_join, pieces.values()))
+
+
+def _join(chunks: list[AgentChunk]) -> bytes:
+    first, last = chunks[0], chunks[-1]
+    content = "".join(chunk.content for chunk in chunks)
+    return dump(last.model_copy(update={"content": content, "offset": first.offset}))

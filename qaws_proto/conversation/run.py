@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from ..clock import Now
+from ..effects import Scalar
 from ..events import ChatMessage
 from ..faults import Fault
 from .session import Session
@@ -27,9 +28,9 @@ class Run:
     """One call of the agent. Belongs to a session, never to a socket."""
 
     __slots__ = (
-        "_blocks", "_pieces", "chars", "correlation_id", "first_chunk_at", "id", "last_sent", "message", "moved_at",
-        "paused", "pending", "reasoning", "sent", "session", "size", "started_at", "state", "submitted_at", "tools",
-        "user_id",
+        "_blocks", "_pieces", "accepted", "askers", "chars", "correlation_id", "first_chunk_at", "id", "last_sent",
+        "message", "moved_at", "paused", "pending", "position", "reasoning", "rerun", "sent", "session", "shown",
+        "size", "started_at", "state", "submitted_at", "tools", "user_id",
     )  # fmt: skip
 
     def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
@@ -39,6 +40,10 @@ class Run:
         self.message = message
         self.correlation_id = message.id
         self.state = State.QUEUED
+        self.accepted = False  # its message is kept: it may begin (C11)
+        self.askers: list[int] = []  # the connections that wait to hear that; the first one brought the message
+        self.position = 0  # how many runs of the session were before it as it came
+        self.rerun = False  # it was cut by a restart, and begins again
         self.paused = False
         self.submitted_at = self.started_at = self.moved_at = now.mono
         self.first_chunk_at: float | None = None
@@ -47,7 +52,8 @@ class Run:
         self.chars = 0  # its characters
         self.size = 0  # bytes of it and of the steps
         self.pending: list[str] = []  # pieces that wait to be joined
-        self.sent = 0  # characters sent as chunks
+        self.sent = 0  # characters that became chunks
+        self.shown = 0  # characters of chunks that are kept: clients may have heard them
         self.last_sent = float("-inf")
         self.reasoning: list[str] = []
         self.tools: dict[str, None] = {}
@@ -57,6 +63,11 @@ class Run:
         """What the agent has said so far."""
         return "".join((*self._blocks, *self._pieces))
 
+    @property
+    def heard(self) -> str:
+        """What clients may have heard of it, chunk by chunk; nothing where it does not stream."""
+        return self.answer[: self.shown]
+
     def add(self, piece: str) -> None:
         """Take one more piece of the answer."""
         self.chars += len(piece)
@@ -64,6 +75,17 @@ class Run:
         if len(self._pieces) == PIECES:
             self._blocks.append("".join(self._pieces))
             self._pieces.clear()
+
+    def metrics(self, now: Now) -> dict[str, Scalar]:
+        """How long it took, in seconds, and how much it has said."""
+        figures: dict[str, Scalar] = {
+            "seconds": round(now.mono - self.started_at, 6),
+            "queued_seconds": round(self.started_at - self.submitted_at, 6),
+            "characters": self.chars,
+        }
+        if self.first_chunk_at is not None:
+            figures["first_chunk_seconds"] = round(self.first_chunk_at - self.started_at, 6)
+        return figures
 
     def use(self, tool: str) -> None:
         """Count a tool among those used, once."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from ..clock import Now, Reason, Timers
 from ..config import WebSocketConfig
 from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
-from ..events import AgentChunk, AgentResponse, AgentStepEvent, ChatMessage, ErrorEvent, SystemEvent
+from ..events import ChatMessage
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
+from ..records import RunRecord
+from .journal import Journal
 from .run import Run, State, clean, fault_of, wait_of
 from .session import Session
+from .voice import StepKind, Voice
 
 STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty ones are bounded too
 
@@ -20,9 +26,16 @@ STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty on
 class Runs:
     """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
 
-    def __init__(self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str]) -> None:
+    def __init__(
+        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
+        journal: Journal | None,
+    ) -> None:  # fmt: skip
         self._config = config.agent
+        self._double_text = config.sessions.double_text
         self._queue = config.sessions.queue
+        self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
+        self._journal = journal
+        self._voice = voice
         self._metrics = config.logging.performance_metrics
         self._timers = timers
         self._outbox = outbox
@@ -47,59 +60,91 @@ class Runs:
         run = self._runs.get(run_id)
         return run if run is not None and run.state in (State.QUEUED, State.RUNNING) else None
 
-    def find_by_message(self, session: Session, message_id: str) -> Run | None:
-        """The same, by the id of its message."""
-        run_id = session.known.get(message_id)
-        return None if run_id is None else self.find(run_id)
-
     # ── from acceptance to the start ─────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, session: Session, user_id: str, message: ChatMessage, now: Now) -> Run | Fault:
-        """Accept a message: start its run, or let it wait behind the session's others; or why not (G7)."""
+    def submit(self, session: Session, user_id: str, message: ChatMessage, asker: int, now: Now) -> Run | Fault:
+        """Take a message of a connection: accept it once it is kept, and run it in its turn; or why not (C11, G7)."""
         if len(self._runs) >= self._config.max_runs:
             return Fault.OVERLOADED
-        free = not session.busy and not session.lagging
-        if not free and len(session.waiting) >= self._queue:
+        if self._journal is not None and self._journal.closed:
+            return Fault.STORAGE_UNAVAILABLE
+        ahead = len(session.running) + len(session.waiting)
+        queued = ahead >= self._width or session.lagging
+        if self._double_text == "interrupt":
+            ahead = 0
+            if len(session.waiting) > self._queue:
+                return Fault.BUSY
+        elif queued and ahead >= (self._width if self._double_text in ("concurrent", "reject") else self._queue + 1):
             return Fault.BUSY
         run = Run(self._ids(), session, user_id, message, now)
+        run.position = ahead if queued else 0
+        run.askers.append(asker)
         self._runs[run.id] = run
-        position = 0 if free else len(session.waiting) + 1
+        session.waiting.append(run)
         if message.id is not None:
             session.remember(message.id, run.id)
-            data: dict[str, Scalar] = {
-                "run_id": run.id,
-                "position": position,
-                "duplicate": False,
-                "content": message.content,
-            }
-            session.say(self._system("message_accepted", run, data), now)
-        if position == 0:
-            self._start(run, now)
-        else:
-            session.waiting.append(run)
+        if self._voice.accept(run, now):
+            self.accept(run, now)
         return run
+
+    def accept(self, run: Run, now: Now) -> None:
+        """The message is kept: its run may begin."""
+        run.accepted = True
+        session = run.session
+        if self._double_text == "interrupt" and run in session.waiting:
+            earlier = list(takewhile(lambda other: other is not run, session.waiting))
+            for other in [*reversed(earlier), *session.running.values()]:
+                if other.state in (State.QUEUED, State.RUNNING):
+                    self.cancel(other, now)
+        self._start_next(session, now)
+
+    def refuse(self, run: Run) -> None:
+        """The message could not be kept: it was never here."""
+        if self._runs.pop(run.id, None) is not None:
+            run.session.waiting.remove(run)
+        if run.correlation_id is not None and run.session.known.get(run.correlation_id) == run.id:
+            del run.session.known[run.correlation_id]
+
+    def restore(self, session: Session, record: RunRecord, now: Now, *, again: bool) -> None:
+        """A run that a restart has cut: run it `again`, behind the others of its session, or end it (D2)."""
+        message = None
+        if again:
+            try:
+                message = ChatMessage.model_validate_json(record.message)
+            except ValidationError as error:  # of another version
+                self._outbox.add(Note("run", "ERROR", "run_not_restored", {"run_id": record.run_id}, error))
+        if message is None:
+            self._voice.interrupt(session, record.run_id, record.message_id, now)
+            return
+        run = Run(record.run_id, session, record.user_id, message, now)
+        run.accepted = run.rerun = True
+        self._runs[run.id] = run
+        session.waiting.append(run)
+        self._start_next(session, now)
 
     def position(self, run_id: str) -> int:
         """How many runs of its session are before it; 0 for one that has begun or ended."""
         run = self._runs.get(run_id)
-        return run.session.waiting.index(run) + 1 if run is not None and run.state is State.QUEUED else 0
+        if run is None or run.state is not State.QUEUED:
+            return 0
+        return max(0, run.session.waiting.index(run) + len(run.session.running) + 1 - self._width)
+
+    def _start_next(self, session: Session, now: Now) -> None:
+        """Let the agent have the messages whose turn it is."""
+        waiting = session.waiting
+        while waiting and waiting[0].accepted and len(session.running) < self._width and not session.lagging:
+            run = waiting.popleft()
+            self._voice.start(run, now)
+            self._start(run, now)
 
     def _start(self, run: Run, now: Now) -> None:
         message = run.message
-        run.session.current = run
+        run.session.running[run.id] = run
         run.state = State.RUNNING
         run.started_at = run.moved_at = now.mono
         self._timers.set(Reason.RUN, run.id, self._deadline(run))
         metadata: Mapping[str, Any] = message.metadata or {}
         self._outbox.add(StartRun(run.id, run.session.id, run.user_id, message.content, message.stream, metadata))
-
-    def _start_next(self, session: Session, now: Now) -> None:
-        session.current = None
-        if session.waiting and not session.lagging:
-            run = session.waiting.popleft()
-            if run.correlation_id is not None:  # it was told a position; now it has reached the front
-                session.say(self._system("run_started", run, {"run_id": run.id}), now)
-            self._start(run, now)
 
     # ── what the agent does ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,13 +198,7 @@ class Runs:
             run.use(name)
         if run.message.stream:
             self._flush(run, now)
-            session = run.session
-            session.say(
-                AgentStepEvent(
-                    kind=kind, name=name or None, content=content or None,
-                    session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-                ), now,
-            )  # fmt: skip
+            self._voice.step(run, kind, name or None, content or None, now)
             self._pull(run)
 
     def finished(self, event: RunFinished, now: Now) -> None:
@@ -229,11 +268,10 @@ class Runs:
         """End every run of a session, the waiting ones first, and let go of one that is being stopped."""
         for run in list(reversed(session.waiting)):
             self.cancel(run, now)
-        current = session.current
-        if current is not None:
-            if current.state is State.RUNNING:
-                self.cancel(current, now)
-            self._give_up(current)
+        for run in list(session.running.values()):
+            if run.state is State.RUNNING:
+                self.cancel(run, now)
+            self._give_up(run)
 
     def due(self, reason: Reason, run_id: str, now: Now) -> None:
         """A timer of a run fired."""
@@ -255,14 +293,15 @@ class Runs:
 
         The agent of a message that waited for that begins.
         """
-        run = session.current
-        if run is not None and run.paused and not session.lagging:
-            run.paused = False
-            run.moved_at = now.mono
-            self._timers.set(Reason.RUN, run.id, self._deadline(run))
-            self._outbox.add(ResumeRun(run.id))
-        elif run is None:
-            self._start_next(session, now)
+        if session.lagging:
+            return
+        for run in session.running.values():
+            if run.paused:
+                run.paused = False
+                run.moved_at = now.mono
+                self._timers.set(Reason.RUN, run.id, self._deadline(run))
+                self._outbox.add(ResumeRun(run.id))
+        self._start_next(session, now)
 
     def _running(self, run_id: str) -> Run | None:
         """The run, where what its agent does still counts."""
@@ -289,14 +328,7 @@ class Runs:
         self._timers.clear(Reason.ROLL_UP, run.id)
         content = run.pending[0] if len(run.pending) == 1 else "".join(run.pending)
         run.pending.clear()
-        session = run.session
-        session.say(
-            AgentChunk(
-                content=content, offset=run.sent,
-                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-            ), now,
-        )  # fmt: skip
-        run.sent += len(content)
+        self._voice.chunk(run, content, now)
         run.last_sent = now.mono
 
     def _pull(self, run: Run) -> None:
@@ -307,15 +339,8 @@ class Runs:
 
     def _respond(self, run: Run, content: str, status: Literal["completed", "cancelled"], now: Now) -> None:
         self._flush(run, now)
-        session = run.session
-        took = 0.0 if run.state is State.QUEUED else round(now.mono - run.started_at, 6)
-        session.say(
-            AgentResponse(
-                content=content, status=status, user_id=run.user_id, processing_time=took,
-                reasoning_steps=run.reasoning, tools_used=list(run.tools),
-                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-            ), now,
-        )  # fmt: skip
+        seconds = 0.0 if run.state is State.QUEUED else now.mono - run.started_at
+        self._voice.respond(run, content, status, seconds, now)
 
     def _fail(
         self, run: Run, fault: Fault, now: Now, cause: BaseException | None = None,
@@ -326,14 +351,9 @@ class Runs:
         details: dict[str, Scalar] = {"error_id": self._ids()}
         if retry_after is not None:
             details["retry_after"] = retry_after
-        session, row = run.session, fault.value
+        self._voice.fail(run, fault, details, now)
+        row = fault.value
         assert row.code is not None
-        session.say(
-            ErrorEvent(
-                error_code=row.code, error_message=row.text, details=details,
-                session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-            ), now,
-        )  # fmt: skip
         self._note(run, row.code, now, {"reason": row.word, **details}, cause)
         if stop:
             self._stop(run, now)
@@ -352,21 +372,15 @@ class Runs:
         """Wait no longer for an agent that was told to stop. It keeps its place on the node until it ends."""
         self._timers.clear(Reason.GIVE_UP, run.id)
         run.state = State.GIVEN_UP
+        run.session.running.pop(run.id, None)
 
     def _retire(self, run: Run, now: Now) -> None:
         """The agent has ended: its place is free, and the session's next message begins."""
         del self._runs[run.id]
         self._timers.clear(Reason.RUN, run.id)
         self._timers.clear(Reason.GIVE_UP, run.id)
-        if run.session.current is run:
+        if run.session.running.pop(run.id, None) is not None:
             self._start_next(run.session, now)
-
-    def _system(self, name: str, run: Run, data: dict[str, Scalar]) -> SystemEvent:
-        session = run.session
-        return SystemEvent(
-            event_name=name, data=data,
-            session_id=session.id, seq=session.next_seq, correlation_id=run.correlation_id,
-        )  # fmt: skip
 
     def _note(
         self, run: Run, end: str, now: Now, failure: Mapping[str, Scalar] | None = None,
@@ -376,15 +390,11 @@ class Runs:
             "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end, **(failure or {}),
         }  # fmt: skip
         if self._metrics:
-            fields["seconds"] = round(now.mono - run.started_at, 6)
-            fields["queued_seconds"] = round(run.started_at - run.submitted_at, 6)
-            fields["characters"] = run.chars
-            if run.first_chunk_at is not None:
-                fields["first_chunk_seconds"] = round(run.first_chunk_at - run.started_at, 6)
+            fields |= run.metrics(now)
         self._outbox.add(Note("run", "ERROR" if failure else "INFO", "run_ended", fields, cause))
 
 
-_STEP_KINDS: Mapping[str, Literal["reasoning", "tool_started", "tool_finished"]] = {
+_STEP_KINDS: Mapping[str, StepKind] = {
     "reasoning": "reasoning", "tool_started": "tool_started", "tool_finished": "tool_finished",
 }  # fmt: skip
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..clock import Now, Reason, Timers
 from ..config import LimitsConfig, SessionsConfig
-from ..events import ErrorEvent, SessionEvent, SystemEvent, dump
+from ..events import AgentChunk, ClientEvent, SystemEvent, dump
 from ..faults import Fault
+from ..records import StoredSession
 from ..wire.frames import Encoded
-from .log import Log
+from .log import Log, joined
 
 if TYPE_CHECKING:
     from .run import Run
@@ -26,83 +28,129 @@ class Reader(Protocol):
         """Whether it takes messages now: open, and not blocked."""
 
     def say(self, message: Encoded) -> None:
-        """Send a message; only while `ready`."""
+        """Send a message of the log; only while `ready`."""
+
+    def tell(self, message: Encoded, now: Now) -> None:
+        """Send a message that is in no log; while the reader is blocked it waits, within bounds."""
 
     def fall_behind(self, now: Now) -> None:
         """It reads too slowly for what is held for it, and has to come back later."""
 
 
 class Cursor:
-    """Where a reader is in the log: the last event it was sent, and the bytes up to there."""
+    """Where a reader is in the log: the last event it was sent, the bytes up to there, the last one it has acked."""
 
-    __slots__ = ("reader", "seq", "total")
+    __slots__ = ("acked", "reader", "seq", "total")
 
     def __init__(self, reader: Reader, seq: int, total: int) -> None:
         self.reader = reader
         self.seq = seq
         self.total = total
+        self.acked = 0
 
 
 class Session:
     """One conversation. It outlives its sockets; what is said in it is heard by every attached connection, in order."""
 
     __slots__ = (
-        "_high",
-        "_known_ids",
-        "_top",
-        "current",
-        "cursors",
-        "id",
-        "known",
-        "log",
-        "number",
-        "owner",
-        "waiting",
-    )
+        "_high", "_known_ids", "_table", "_top", "arrivals", "cursors", "ended", "id", "known", "log", "number",
+        "owner", "running", "unsaved", "unsaved_bytes", "waiting",
+    )  # fmt: skip
 
-    def __init__(
-        self, owner: str, session_id: str, epoch: str, number: int, sessions: SessionsConfig, limits: LimitsConfig
-    ) -> None:
+    def __init__(self, owner: str, session_id: str, epoch: str, number: int, table: Sessions) -> None:
         self.owner = owner
         self.id = session_id
         self.number = number
-        self.log = Log(epoch, sessions.max_events, sessions.max_bytes)
+        self.log = Log(epoch, table.config.max_events, table.config.max_bytes)
         self.cursors: dict[int, Cursor] = {}
-        self.current: Run | None = None  # the run that has the agent
+        self.running: dict[str, Run] = {}  # the runs that have the agent
         self.waiting: deque[Run] = deque()
         self.known: dict[str, str] = {}  # message id → run id, the newest `known_ids` (M5)
-        self._known_ids = sessions.known_ids
-        self._high = limits.out_high
-        self._top = limits.out_top
+        self.ended: dict[str, None] = {}  # the newest `known_ids` runs that have ended: to cancel them is no mistake
+        self.arrivals: list[tuple[int, ClientEvent]] | None = None  # while it is loaded: who said what meanwhile
+        self.unsaved = 0  # events that were said and are not in the log yet: they have to be kept first (C11)
+        self.unsaved_bytes = 0
+        self._table = table
+        self._known_ids = table.config.known_ids
+        self._high = table.limits.out_high
+        self._top = table.limits.out_top
 
     @property
     def next_seq(self) -> int:
         """The number of the event that is said next."""
-        return self.log.head + 1
+        return self.log.head + self.unsaved + 1
 
     @property
     def busy(self) -> bool:
         """Whether an agent works for it, or a message waits."""
-        return self.current is not None or bool(self.waiting)
+        return bool(self.running or self.waiting)
 
-    def heard(self, number: int) -> bool:
-        """Whether a reader was sent all that was said."""
-        return self.cursors[number].seq == self.log.head
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is on its way: no run, nothing to be saved, nothing to be loaded."""
+        return not self.busy and not self.unsaved and self.arrivals is None
 
     @property
     def lagging(self) -> bool:
-        """Whether a reader is so far behind that the agent should not be pulled (C1)."""
-        return any(self.log.total - cursor.total > self._high for cursor in self.cursors.values())
+        """Whether the agent should not be pulled: every reader is far behind, or the store is (C1)."""
+        if self.unsaved_bytes > self._high:
+            return True
+        near = self.log.total - self._high
+        for cursor in self.cursors.values():
+            if cursor.total >= near:
+                return False
+        return bool(self.cursors)
+
+    def heard(self, number: int) -> bool:
+        """Whether a reader was sent all that was said."""
+        return self.cursors[number].seq == self.log.head and not self.unsaved
+
+    # ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def attach(self, reader: Reader) -> None:
         """Let a connection hear what is said from now on; nothing happens where it does already."""
         if reader.number not in self.cursors:
             self.cursors[reader.number] = Cursor(reader, self.log.head, self.log.total)
 
-    def say(self, event: SessionEvent | SystemEvent | ErrorEvent, now: Now) -> None:
-        """Append an event, whose `seq` is `next_seq`, and send it to every reader that is up to date and ready."""
-        payload = dump(event)
+    def resume(self, reader: Reader, epoch: str, seq: int, now: Now) -> None:
+        """Let a connection hear everything behind `seq`, and what is said from now on (S1); or say why not (S2)."""
         log = self.log
+        if epoch != log.epoch or not log.holds_after(seq):
+            self.tell_gap(reader, "epoch" if epoch != log.epoch else "gap", now)
+            return
+        behind = list(log.after(seq))
+        self.cursors[reader.number] = Cursor(reader, seq, log.total - sum(map(len, behind)))
+        data: dict[str, str | int | float | bool | None] = {"recovered": True, "from": seq + 1, "to": log.head}
+        reader.tell(self._resumed(data), now)
+        if reader.ready:
+            self.catch_up(reader.number, now)
+
+    def tell_gap(self, reader: Reader, reason: str, now: Now) -> None:
+        """Let a connection hear what is said from now on, and tell it what it is not going to hear, and a snapshot.
+
+        The snapshot is all that each run that has not ended has said so far (S2).
+        """
+        log = self.log
+        self.cursors[reader.number] = Cursor(reader, log.head, log.total)
+        reader.tell(
+            self._resumed(
+                {"recovered": False, "reason": reason, "epoch": log.epoch, "from": log.floor + 1, "to": log.head}
+            ), now,
+        )  # fmt: skip
+        for run in [*self.running.values(), *self.waiting]:
+            chunk = AgentChunk(
+                content=run.heard, offset=0,
+                session_id=self.id, seq=log.head, run_id=run.id, correlation_id=run.correlation_id,
+            )  # fmt: skip
+            reader.tell(Encoded(dump(chunk)), now)
+
+    def _resumed(self, data: dict[str, str | int | float | bool | None]) -> Encoded:
+        return Encoded(dump(SystemEvent(event_name="session_resumed", data=data, session_id=self.id)))
+
+    def hear(self, payload: bytes, now: Now) -> None:
+        """Append an event, whose `seq` is the log's next, and send it to every reader that is up to date and ready."""
+        log = self.log
+        held = log.held
         log.append(payload)
         message = Encoded(payload)
         late: list[Reader] = []
@@ -110,36 +158,83 @@ class Session:
             if cursor.seq == log.head - 1 and cursor.reader.ready:
                 cursor.reader.say(message)
                 cursor.seq, cursor.total = log.head, log.total
-            elif not log.holds_after(cursor.seq) or log.total - len(payload) - cursor.total > self._top:
+            elif log.total - len(payload) - cursor.total > self._top:
                 late.append(cursor.reader)
+        self._table.grown(self, log.held - held)
         for reader in late:
             reader.fall_behind(now)
 
-    def catch_up(self, number: int) -> None:
-        """Send a reader that was blocked what it has missed."""
+    def catch_up(self, number: int, now: Now) -> None:
+        """Send a reader what it has missed, chunks joined; or tell it of the gap, where that is held no more (C1)."""
         cursor = self.cursors[number]
-        for payload in self.log.after(cursor.seq):
+        if not self.log.holds_after(cursor.seq):
+            self.tell_gap(cursor.reader, "gap", now)
+            return
+        for payload in joined(self.log.after(cursor.seq)):
             cursor.reader.say(Encoded(payload))
         cursor.seq, cursor.total = self.log.head, self.log.total
+
+    def ack(self, number: int, seq: int) -> bool:
+        """A reader needs nothing up to `seq` any more; what none of them needs is let go. False: it was never sent."""
+        cursor = self.cursors[number]
+        if seq > cursor.seq:
+            return False
+        cursor.acked = max(cursor.acked, seq)
+        held = self.log.held
+        self.log.trim(min(cursor.acked for cursor in self.cursors.values()))
+        self._table.grown(self, self.log.held - held)
+        return True
+
+    # ── messages and runs ────────────────────────────────────────────────────────────────────────────────────────────
 
     def remember(self, message_id: str, run_id: str) -> None:
         """Keep which run a message id got."""
         self.known[message_id] = run_id
-        if len(self.known) > self._known_ids:
-            del self.known[next(iter(self.known))]
+        _bound(self.known, self._known_ids)
+
+    def ended_run(self, run_id: str) -> None:
+        """A run has ended for its clients."""
+        self.ended[run_id] = None
+        _bound(self.ended, self._known_ids)
+
+    def restore(self, stored: StoredSession) -> None:
+        """Take over what a store has of it."""
+        held = self.log.held
+        self.log.restore(stored.epoch, stored.head, stored.payloads)
+        for message_id, run_id in stored.known:
+            self.remember(message_id, run_id)
+            self.ended_run(run_id)
+        self._table.grown(self, self.log.held - held)
 
 
 class Sessions:
-    """Every session of the node, by owner and id; bounded per owner and in all (S4)."""
+    """Every session of the node, by owner and id; bounded per owner and in all, in number and bytes (S4)."""
 
-    def __init__(self, sessions: SessionsConfig, limits: LimitsConfig, timers: Timers) -> None:
-        self._sessions = sessions
-        self._limits = limits
+    def __init__(
+        self,
+        config: SessionsConfig,
+        limits: LimitsConfig,
+        timers: Timers,
+        *,
+        bounded: bool,
+        durable: bool,
+    ) -> None:
+        """`bounded`: owners are users, who have at most `per_user` sessions and `user_bytes` each.
+
+        `durable`: a session that is let go can be loaded again.
+        """
+        self.config = config
+        self.limits = limits
         self._timers = timers
+        self._bounded = bounded
+        self._durable = durable
         self._by_owner: dict[str, dict[str, Session]] = {}
         self._by_number: dict[int, Session] = {}
         self._detached: dict[int, Session] = {}  # those that nobody reads, the longest unread first
+        self._past: dict[tuple[str, str], str | None] = {}
+        self._owned: dict[str, int] = {}  # bytes held, by owner
         self._opened = 0
+        self.held = 0  # bytes
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -152,41 +247,68 @@ class Sessions:
         """The session of a timer."""
         return self._by_number[number]
 
-    def open(self, owner: str, session_id: str, epoch: str, *, bounded: bool) -> Session | Fault:
+    # ── names that are known, of sessions that are not here ──────────────────────────────────────────────────────────
+
+    def promise(self, owner: str, session_id: str, epoch: str) -> None:
+        """A client was told of this session, in which nothing has been said: it may come back to it all the same."""
+        self._note_past(owner, session_id, epoch)
+
+    def promised(self, owner: str, session_id: str) -> str | None:
+        """The epoch of a session that is only promised."""
+        return self._past.get((owner, session_id))
+
+    def expired(self, owner: str, session_id: str) -> bool:
+        """Whether there was such a session, until its time was over or others needed its place."""
+        return (owner, session_id) in self._past and self._past[owner, session_id] is None
+
+    def _note_past(self, owner: str, session_id: str, epoch: str | None) -> None:
+        self._past.pop((owner, session_id), None)
+        self._past[owner, session_id] = epoch
+        _bound(self._past, self.config.max_sessions)
+
+    # ── coming and going ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self, owner: str, session_id: str, ids: Callable[[], str]) -> Session | Fault:
         """The session of this owner and id, made where there is none; or why there can be none.
 
-        An idle session that nobody reads makes room, the longest unread first. `bounded` owners have at most
-        `per_user` sessions.
+        An idle session that nobody reads makes room, the longest unread first.
         """
         session = self.find(owner, session_id)
         if session is not None:
             return session
         own = self._by_owner.get(owner, {})
-        if bounded and len(own) >= self._sessions.per_user and not self._make_room(own):
+        if self._bounded and len(own) >= self.config.per_user and not self._make_room(own):
             return Fault.TOO_MANY_SESSIONS
-        if len(self) >= self._sessions.max_sessions and not self._make_room(None):
+        if len(self) >= self.config.max_sessions and not self._make_room(None):
             return Fault.OVERLOADED
+        return self.make(owner, session_id, self._past.pop((owner, session_id), None) or ids())
+
+    def make(self, owner: str, session_id: str, epoch: str) -> Session:
+        """A new session, that nobody reads yet; whether there is room has been looked at."""
         self._opened += 1
-        session = Session(owner, session_id, epoch, self._opened, self._sessions, self._limits)
+        session = Session(owner, session_id, epoch, self._opened, self)
         self._by_owner.setdefault(owner, {})[session_id] = session
         self._by_number[session.number] = session
         return session
 
-    def attach(self, session: Session, reader: Reader) -> None:
-        """Let a connection read a session."""
-        session.attach(reader)
+    def attached(self, session: Session) -> None:
+        """A connection reads a session."""
         if self._detached.pop(session.number, None) is not None:
             self._timers.clear(Reason.SESSION, session.number)
 
     def detach(self, session: Session, number: int, now: Now) -> None:
-        """A connection reads a session no more. Runs go on; after `ttl` without a reader the session ends."""
+        """A connection reads a session no more."""
         del session.cursors[number]
+        self.left(session, now)
+
+    def left(self, session: Session, now: Now) -> None:
+        """Where nobody reads a session, its runs go on; after `ttl` without a reader it ends."""
         if not session.cursors:
             self._detached[session.number] = session
-            self._timers.set(Reason.SESSION, session.number, now.mono + self._sessions.ttl)
+            self._timers.set(Reason.SESSION, session.number, now.mono + self.config.ttl)
 
     def forget(self, session: Session) -> None:
-        """The session is over. Its runs must be over before."""
+        """The session is over, or can be loaded again. It must be settled."""
         self._timers.clear(Reason.SESSION, session.number)
         self._detached.pop(session.number, None)
         del self._by_number[session.number]
@@ -194,11 +316,43 @@ class Sessions:
         del own[session.id]
         if not own:
             del self._by_owner[session.owner]
+        self.grown(session, -session.log.held)
+        if not self._durable:
+            self._note_past(session.owner, session.id, None)
 
-    def _make_room(self, own: dict[str, Session] | None) -> bool:
-        """Forget the longest unread idle session, of one owner or of all."""
+    def grown(self, session: Session, size: int) -> None:
+        """A session holds so many bytes more. Where that is too much, others make room, or its oldest events go."""
+        owner, config = session.owner, self.config
+        self.held += size
+        owned = self._owned[owner] = self._owned.get(owner, 0) + size
+        if owned == 0:
+            del self._owned[owner]
+        if size <= 0:
+            return
+        while self._bounded and self._owned[owner] > config.user_bytes:
+            if not self._make_room(self._by_owner[owner], spared=session):
+                self._shrink(session, self._owned[owner] - config.user_bytes)
+                break
+        while self.held > config.node_bytes:
+            if not self._make_room(None, spared=session):
+                self._shrink(session, self.held - config.node_bytes)
+                break
+
+    def _shrink(self, session: Session, size: int) -> None:
+        held = session.log.held
+        session.log.shrink(size)
+        self.grown(session, session.log.held - held)
+
+    def _make_room(self, own: dict[str, Session] | None, spared: Session | None = None) -> bool:
+        """Forget the longest unread settled session, of one owner or of all."""
         for session in self._detached.values():
-            if not session.busy and (own is None or own.get(session.id) is session):
+            if session.settled and session is not spared and (own is None or own.get(session.id) is session):
                 self.forget(session)
                 return True
         return False
+
+
+def _bound(table: dict[str, str] | dict[str, None] | dict[tuple[str, str], str | None], size: int) -> None:
+    """Forget the oldest entries beyond `size`."""
+    while len(table) > size:
+        del table[next(iter(table))]  # type: ignore[arg-type]

@@ -6,6 +6,8 @@ speaks HTTP and frames; a `MessageLink` stands behind a host that does both itse
 
 from __future__ import annotations
 
+from collections import deque
+
 from ..config import LimitsConfig
 from ..effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 from ..faults import Fault
@@ -22,6 +24,7 @@ class ByteLink:
     __slots__ = ("_frames", "_head", "_limits", "_verdict")
 
     framed = False  # by the host
+    over = False  # what can be said after the peer's Close is for `close` to know
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
@@ -125,18 +128,16 @@ class ByteLink:
 
 
 class MessageLink:
-    """Requests and messages of a host that does HTTP, frames, pings and their limits itself. Holds no bytes."""
+    """Requests and messages of a host that does HTTP, frames, pings and their limits itself."""
 
     __slots__ = (
-        "_closed", "_denial", "_event", "_max_message", "_number", "_request", "_stopped", "_upgrade",
-        "frames", "upgraded",
+        "_denial", "_events", "_max_message", "_number", "_request", "_stopped", "_upgrade",
+        "frames", "over", "upgraded", "waiting",
     )  # fmt: skip
 
     framed = True
     began = True
     unfinished = False
-    waiting = 0
-    held = 0
     readable = False  # the host hears the answer to our Close
 
     def __init__(self, number: int, request: Request, limits: LimitsConfig, *, upgrade: bool, denial: bool) -> None:
@@ -146,36 +147,50 @@ class MessageLink:
         self._upgrade = upgrade
         self._denial = denial
         self._max_message = limits.max_message_size
-        self._event: WireEvent | None = request
+        self._events: deque[tuple[WireEvent, int]] = deque([(request, 0)])  # not read yet, each with its bytes
         self._stopped = False  # nothing more is read
-        self._closed = False  # by the peer
+        self.over = False  # the peer has closed: nothing more can be said
         self.upgraded = False
-        self.frames = 0  # messages: the host does not say how many frames they had
+        self.frames = 0  # messages read: the host does not say how many frames they had
+        self.waiting = 0  # bytes not read yet
+
+    @property
+    def held(self) -> int:
+        """Bytes held: those not read yet."""
+        return self.waiting
 
     def receive(self, data: str | bytes) -> None:
         """Take a message of the peer. What comes behind a Close or a violation is ignored (F9)."""
         if not self._stopped:
-            self.frames += 1
-            self._event = self._read(data)
+            self._put(*self._read(data))
 
     def disconnect(self, code: int) -> None:
         """The peer has closed; the host has answered."""
-        self._closed = True
+        self.over = True
         if not self._stopped:
-            self._event = CloseReceived(code)
+            self._put(CloseReceived(code), 0)
 
-    def _read(self, data: str | bytes) -> WireEvent:
+    def _put(self, event: WireEvent, size: int) -> None:
+        size += 1  # so that an empty one waits, too
+        self._events.append((event, size))
+        self.waiting += size
+
+    def _read(self, data: str | bytes) -> tuple[WireEvent, int]:
         try:
             size = len(data.encode()) if isinstance(data, str) else len(data)
         except UnicodeEncodeError:
-            return Violated(Fault.INVALID_UTF8)  # surrogates, of a host that let them pass
+            return Violated(Fault.INVALID_UTF8), 0  # surrogates, of a host that let them pass
         if size > self._max_message:
-            return Violated(Fault.MESSAGE_TOO_BIG)
-        return TextReceived(data) if isinstance(data, str) else BinaryReceived(data)
+            return Violated(Fault.MESSAGE_TOO_BIG), 0
+        return TextReceived(data) if isinstance(data, str) else BinaryReceived(data), size
 
     def next_event(self, until: int | None = None) -> WireEvent | None:
-        """The request, or the message that has just come; then None."""
-        event, self._event = self._event, None
+        """The request, the next message, or the peer's Close; None where there is none, or `until` were read."""
+        if not self._events or (until is not None and self.frames >= until):
+            return None
+        event, size = self._events.popleft()
+        self.waiting -= size
+        self.frames += not isinstance(event, Request | CloseReceived)
         return event
 
     def check_upgrade(self, request: Request) -> Fault | None:
@@ -200,7 +215,8 @@ class MessageLink:
     def stop(self) -> None:
         """Read nothing more."""
         self._stopped = True
-        self._event = None
+        self._events.clear()
+        self.waiting = 0
 
     def text(self, message: Encoded) -> MessageEffect:
         """A text message."""
@@ -208,4 +224,4 @@ class MessageLink:
 
     def close(self, code: int, reason: str = "") -> MessageEffect | None:
         """A Close; None where the peer's was first, which the host has answered."""
-        return None if self._closed else SendClose(self._number, code, reason)
+        return None if self.over else SendClose(self._number, code, reason)

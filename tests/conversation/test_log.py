@@ -20,7 +20,7 @@ def test_events_are_numbered_from_one() -> None:
 
 @pytest.mark.parametrize(
     ("seq", "held", "payloads"),
-    [(0, False, None), (1, False, None), (2, True, [b"3", b"4"]), (3, True, [b"4"]), (4, True, []), (5, True, [])],
+    [(0, False, None), (1, False, None), (2, True, [b"3", b"4"]), (3, True, [b"4"]), (4, True, []), (5, False, None)],
 )
 def test_the_newest_events_are_held(seq: int, held: bool, payloads: list[bytes] | None) -> None:
     log = Log("e", 2, 1000)

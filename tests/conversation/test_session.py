@@ -16,15 +16,17 @@ from tests.helpers.node import MONO, UNIX, Client, NodeUnderTest, configure
 NOW = Now(MONO, UNIX)
 
 
-def sessions(**fields: int) -> tuple[Sessions, Timers]:
+def sessions(*, bounded: bool = True, **fields: int) -> tuple[Sessions, Timers]:
     """A table of sessions by itself."""
     timers = Timers()
-    return Sessions(SessionsConfig.model_validate(fields), LimitsConfig(), timers), timers
+    return Sessions(
+        SessionsConfig.model_validate(fields), LimitsConfig(), timers, bounded=bounded, durable=False
+    ), timers
 
 
 def opened(table: Sessions, owner: str, name: str) -> Session:
     """A new session."""
-    session = table.open(owner, name, f"epoch of {name}", bounded=True)
+    session = table.open(owner, name, lambda: f"epoch of {name}")
     assert isinstance(session, Session)
     return session
 
@@ -51,8 +53,8 @@ def test_a_blocked_reader_hears_all_of_it_later_and_in_order() -> None:
         node.chunk(run_id, piece)
     slow.expect_silence()
     slow.unblock()
-    for client in (fast, slow):
-        assert [client.expect_event("agent_chunk")["content"] for _ in "abc"] == ["a", "b", "c"]
+    assert [fast.expect_event("agent_chunk")["content"] for _ in "abc"] == ["a", "b", "c"]
+    slow.expect_event("agent_chunk", content="abc", offset=0, seq=5)
     node.chunk(run_id, "d")
     slow.expect_event("agent_chunk", content="d")
 
@@ -68,11 +70,12 @@ def test_a_late_reader_hears_what_is_said_from_then_on() -> None:
 
 
 @pytest.mark.row("C1")
-def test_an_agent_is_not_pulled_while_a_reader_is_behind() -> None:
+def test_an_agent_is_not_pulled_while_every_reader_is_behind() -> None:
     node = NodeUnderTest(configure(agent={"roll_up": 0, "timeout": 5}, limits={"out_high": 1024}))
-    fast, slow = node.connect(), node.connect()
-    run_id = streaming(node, fast, slow)
+    slow, slower = node.connect(), node.connect()
+    run_id = streaming(node, slow, slower)
     slow.block()
+    slower.block()
     node.chunk(run_id, "x" * 500)
     assert not node.paused
     node.chunk(run_id, "x" * 500)
@@ -94,16 +97,51 @@ def test_an_agent_is_not_pulled_while_a_reader_is_behind() -> None:
 @pytest.mark.parametrize("end", [Client.lose, Client.eof])
 def test_an_agent_is_pulled_again_when_the_slow_reader_leaves(end: object, roll_up: float) -> None:
     node = NodeUnderTest(configure(agent={"roll_up": roll_up}, limits={"out_high": 1024, "write_timeout": 60}))
-    fast, slow = node.connect(), node.connect()
-    run_id = streaming(node, fast, slow)
+    slow, slower = node.connect(), node.connect()
+    run_id = streaming(node, slow, slower)
     node.chunk(run_id, "first")
     slow.block()
+    slower.block()
     node.chunk(run_id, "x" * 2000)
     node.advance(roll_up)
     assert node.paused == {run_id}
     assert callable(end)
     end(slow)
+    assert node.paused == {run_id}
+    end(slower)
     assert not node.paused
+
+
+@pytest.mark.row("C1")
+def test_an_agent_goes_on_for_a_reader_that_keeps_up() -> None:
+    node = NodeUnderTest(configure(agent={"roll_up": 0}, limits={"out_high": 1024}))
+    fast, slow = node.connect(), node.connect()
+    run_id = streaming(node, fast, slow)
+    slow.block()
+    for n in range(10):
+        node.chunk(run_id, "x" * 500)
+        fast.expect_event("agent_chunk", offset=500 * n)
+    assert not node.paused
+    slow.unblock()
+    slow.expect_event("agent_chunk", content="x" * 5000, offset=0)
+
+
+@pytest.mark.row("C1")
+@pytest.mark.parametrize("sessions", [{"max_events": 5}, {"max_bytes": 4096}], ids=["events held", "bytes held"])
+def test_a_reader_behind_what_is_held_gets_a_snapshot(sessions: Any) -> None:
+    node = NodeUnderTest(configure(agent={"roll_up": 0}, sessions=sessions))
+    fast, slow = node.connect(), node.connect()
+    run_id = streaming(node, fast, slow)
+    slow.block()
+    for _ in range(10):
+        node.chunk(run_id, "x" * 800)
+    slow.unblock()
+    told = slow.expect_system("session_resumed", session_id="s")
+    assert (told["recovered"], told["reason"], told["to"]) == (False, "gap", 12)
+    slow.expect_event("agent_chunk", content="x" * 8000, offset=0, seq=12)
+    slow.expect_event("agent_chunk", content="", offset=0, seq=12)  # of the message that waits
+    node.chunk(run_id, "live")
+    slow.expect_event("agent_chunk", content="live", offset=8000, seq=13)
 
 
 @pytest.mark.row("C1")
@@ -142,17 +180,8 @@ def test_a_cancelled_run_stays_ended_when_its_reader_catches_up() -> None:
 
 
 @pytest.mark.row("C1")
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"limits": {"out_top": 4096}},
-        {"sessions": {"max_events": 5}},
-        {"sessions": {"max_bytes": 4096}},
-    ],
-    ids=["bytes waiting", "events held", "bytes held"],
-)
-def test_a_reader_too_far_behind_is_closed_and_the_others_are_not(sections: Any) -> None:
-    node = NodeUnderTest(configure(agent={"roll_up": 0}, **sections))
+def test_a_reader_too_far_behind_is_closed_and_the_others_are_not() -> None:
+    node = NodeUnderTest(configure(agent={"roll_up": 0}, limits={"out_top": 4096}))
     fast, slow = node.connect(), node.connect()
     run_id = streaming(node, fast, slow)
     slow.block()
@@ -203,8 +232,17 @@ class Silent:
     def say(self, message: object) -> None:
         raise AssertionError("not ready")
 
+    def tell(self, message: object, now: Now) -> None:
+        raise AssertionError("nothing was asked")
+
     def fall_behind(self, now: Now) -> None:
         raise AssertionError("nothing was said")
+
+
+def read(table: Sessions, session: Session, number: int) -> None:
+    """Let a reader of this number attend."""
+    session.attach(Silent(number))
+    table.attached(session)
 
 
 def test_a_session_is_one_for_its_owner_and_name() -> None:
@@ -223,8 +261,8 @@ def test_the_longest_unread_of_the_owner_makes_room() -> None:
     a, b = opened(table, "ana", "a"), opened(table, "ana", "b")
     other = opened(table, "eva", "a")
     for number, session in enumerate((other, a, b)):
-        table.attach(session, Silent(number))
-    assert table.open("ana", "c", "e", bounded=True) is Fault.TOO_MANY_SESSIONS
+        read(table, session, number)
+    assert table.open("ana", "c", lambda: "e") is Fault.TOO_MANY_SESSIONS
     for number, session in ((0, other), (2, b), (1, a)):
         table.detach(session, number, NOW)
     assert opened(table, "ana", "c") is table.find("ana", "c")
@@ -235,30 +273,30 @@ def test_the_longest_unread_of_the_owner_makes_room() -> None:
 
 @pytest.mark.row("S4")
 def test_owners_that_are_not_bounded_share_the_node() -> None:
-    table, _ = sessions(per_user=1, max_sessions=2)
-    assert isinstance(table.open("anonymous", "a", "e", bounded=False), Session)
-    assert isinstance(table.open("anonymous", "b", "e", bounded=False), Session)
-    assert table.open("anonymous", "c", "e", bounded=False) is Fault.OVERLOADED
+    table, _ = sessions(bounded=False, per_user=1, max_sessions=2)
+    assert isinstance(table.open("anonymous", "a", lambda: "e"), Session)
+    assert isinstance(table.open("anonymous", "b", lambda: "e"), Session)
+    assert table.open("anonymous", "c", lambda: "e") is Fault.OVERLOADED
 
 
 @pytest.mark.row("S4")
 def test_a_session_lives_for_its_time_behind_its_last_reader() -> None:
     table, timers = sessions(ttl=100, max_sessions=1)
     session = opened(table, "ana", "s")
-    table.attach(session, Silent(1))
-    table.attach(session, Silent(2))
-    table.attach(session, Silent(2))
+    read(table, session, 1)
+    read(table, session, 2)
+    read(table, session, 2)
     table.detach(session, 1, NOW)
     assert len(timers) == 0
     table.detach(session, 2, NOW)
     assert timers.at(Reason.SESSION, session.number) == NOW.mono + 100
-    table.attach(session, Silent(3))
+    read(table, session, 3)
     assert len(timers) == 0
     table.detach(session, 3, NOW)
     table.forget(session)
     assert (len(timers), len(table), table.find("ana", "s")) == (0, 0, None)
-    table.attach(opened(table, "ana", "t"), Silent(4))
-    assert table.open("ana", "u", "e", bounded=True) is Fault.OVERLOADED
+    read(table, opened(table, "ana", "t"), 4)
+    assert table.open("ana", "u", lambda: "e") is Fault.OVERLOADED
 
 
 @pytest.mark.row("C1")
@@ -290,7 +328,7 @@ def test_the_next_message_waits_until_a_reader_has_caught_up() -> None:
     assert node.started[node.only_run].content == "second"
     heard = [event.get("event_name", event["type"]) for event in client.heard[-3:]]
     assert heard == ["agent_response", "message_accepted", "run_started"]
-    assert client.heard[-2]["data"]["position"] == 2
+    assert client.heard[-2]["data"]["position"] == 1
 
 
 @pytest.mark.row("D1")

@@ -31,11 +31,13 @@ from qaws_proto.effects import (
     Drained,
     DropConnection,
     Effect,
+    LoadSession,
     MessageEffect,
     Note,
     PauseReading,
     PauseRun,
     ResumeRun,
+    SaveRecords,
     SendBytes,
     StartRun,
 )
@@ -46,19 +48,26 @@ from qaws_proto.inputs import (
     ConnectionOpened,
     EofReceived,
     Input,
+    LoadFailed,
     MessageReceived,
+    RecordsSaved,
     RunChunk,
     RunFailed,
     RunFinished,
     RunStep,
+    SaveFailed,
+    SessionLoaded,
+    StoreOpened,
     TimerFired,
     WriteBlocked,
     WriteDrained,
 )
 from tests.helpers.host import Host
+from tests.helpers.store import StoreModel
 
 MONO = 1000.0
 UNIX = 1_750_000_000.0
+START = Now(MONO, UNIX)
 SECRET = "a secret of this test, which is long enough"
 AT_ONCE = 1e-9  # seconds
 ADDRESS = "192.0.2.1"
@@ -225,6 +234,7 @@ class Client:
         self._seqs: dict[str, int] = {}
         self._ended: set[str] = set()  # runs whose end was heard
         self._offsets: dict[str, int] = {}
+        self._snapshot: dict[str, int] = {}  # by session: the seq of the snapshot that is being told
 
     # ── what it does ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,6 +294,14 @@ class Client:
         """The close code and the word that its host was told instead of an answer."""
         assert self.host is not None
         return self.host.refused
+
+    def resume(self, session_id: str, seq: int = 0, epoch: str = "") -> list[Effect]:
+        """Ask for what was said in a session behind an event."""
+        return self.send({"type": "resume", "session_id": session_id, "epoch": epoch, "seq": seq})
+
+    def ack(self, session_id: str, seq: int) -> list[Effect]:
+        """Say that all up to an event has been seen."""
+        return self.send({"type": "ack", "session_id": session_id, "seq": seq})
 
     # ── what it expects ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -355,28 +373,50 @@ class Client:
     def _check(self, event: dict[str, Any]) -> None:
         self.heard.append(event)
         run_id, seq = event.get("run_id"), event.get("seq")
-        if seq is not None:  # C4
-            session_id = event["session_id"]
-            assert seq == self._seqs.get(session_id, seq - 1) + 1, f"a gap: {event}"
+        session_id = event.get("session_id", "")
+        if event.get("event_name") == "session_resumed":  # what is heard from here on begins elsewhere
+            data = event["data"]
+            self._seqs[session_id] = data["from"] - 1 if data["recovered"] else data["to"]
+            self._snapshot = {} if data["recovered"] else {session_id: data["to"]}
+            self._offsets.clear()
+            self._ended.clear()
+        elif seq is not None and not self._is_snapshot(event, seq):  # C4
+            last = self._seqs.get(session_id, seq - 1)
+            joined = event["type"] == "agent_chunk" and seq > last  # of several chunks the last one's, in a replay
+            assert joined or seq == last + 1, f"a gap: {event}"
             self._seqs[session_id] = seq
+            self._snapshot.pop(session_id, None)
         if run_id is None:
             return
         assert run_id not in self._ended, f"after its end: {event}"  # C8
         if event["type"] in ("agent_response", "error"):
             self._ended.add(run_id)
         elif event["type"] == "agent_chunk":
-            assert event["content"], "an empty chunk"
+            assert event["content"] or self._is_snapshot(event, seq), "an empty chunk"
             assert event["offset"] == self._offsets.get(run_id, event["offset"]), f"a wrong offset: {event}"
             self._offsets[run_id] = event["offset"] + len(event["content"])
+
+    def _is_snapshot(self, event: dict[str, Any], seq: int | None) -> bool:
+        """Whether it is all that a run has said so far, told to a reader who cannot be told how it came to that."""
+        return (
+            event["type"] == "agent_chunk" and event["offset"] == 0 and self._snapshot.get(event["session_id"]) == seq
+        )
 
 
 class NodeUnderTest:
     """A gateway, its clock, its clients, and the agent runs it has started. The test plays the agent."""
 
-    def __init__(self, config: WebSocketConfig | None = None, **gateway: Any) -> None:
+    def __init__(
+        self, config: WebSocketConfig | None = None, store: StoreModel | None = None, *, prompt: bool = True,
+        now: Now = START, **gateway: Any,
+    ) -> None:  # fmt: skip
+        """With a `store` the node is durable; where it is not `prompt`, it answers when the test says so (`answer`)."""
         self.config = config or configure()
-        self.gateway = Gateway(self.config, ids=counter(), **gateway)
-        self.now = Now(MONO, UNIX)
+        self.gateway = Gateway(self.config, ids=gateway.pop("ids", counter()), durable=store is not None, **gateway)
+        self.store = store
+        self.prompt = prompt
+        self.asked: list[SaveRecords | LoadSession] = []  # of the store, and not answered
+        self.now = now
         self.clients: dict[int, Client] = {}
         self.runs: dict[str, StartRun] = {}  # started and not reported as ended
         self.started: dict[str, StartRun] = {}
@@ -388,6 +428,30 @@ class NodeUnderTest:
         self.history: list[tuple[Input, Now, list[Effect]]] = []
         self.marks: list[int] = []  # lengths of `history` that a test wants to remember
         self._ended_notes: set[str] = set()
+        if store is not None:
+            self.step(StoreOpened(store.unfinished()))
+
+    # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answer(self, *, fail: bool = False) -> list[Effect]:
+        """Let the store answer what it was asked first; or fail at it."""
+        assert self.store is not None
+        effect = self.asked.pop(0)
+        if isinstance(effect, SaveRecords):
+            if fail:
+                return self.step(SaveFailed(effect.batch, OSError("the disk is full")))
+            self.store.save(effect.records)
+            return self.step(RecordsSaved(effect.batch))
+        if fail:
+            return self.step(LoadFailed(effect.owner, effect.session_id, OSError("the disk is gone")))
+        newest = self.config.sessions.max_events
+        stored = self.store.load(effect.owner, effect.session_id, newest)
+        return self.step(SessionLoaded(effect.owner, effect.session_id, stored))
+
+    def answer_all(self) -> None:
+        """Let the store answer until it is asked nothing more."""
+        while self.asked:
+            self.answer()
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -493,6 +557,9 @@ class NodeUnderTest:
             assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
             assert held <= (0 if client.dropped else client.read + self._bound), f"C7: {held} bytes held"
         assert gateway.connections == sum(not client.dropped for client in self.clients.values())
+        assert sum(isinstance(effect, SaveRecords) for effect in self.asked) <= 1, "two saves at once"
+        if self.prompt and self.asked:
+            return effects + self.answer()
         return effects
 
     @property
@@ -540,6 +607,8 @@ class NodeUnderTest:
                 run_id = str(effect.fields["run_id"])
                 assert run_id not in self._ended_notes, "C8: a run ends once"
                 self._ended_notes.add(run_id)
+        elif isinstance(effect, SaveRecords | LoadSession):
+            self.asked.append(effect)
         else:
             assert isinstance(effect, Drained)
             assert not self.drained, "drained twice"

@@ -131,11 +131,24 @@ def test_nothing_is_read_behind_a_refusal(upgrade: bool, denial: bool) -> None:
 def test_nothing_is_read_behind_a_stop() -> None:
     made = opened()
     made.receive("a message that nobody has looked at")
+    assert made.waiting == made.held > 0
     made.stop()
     assert said(made) == heard(made, "late") == []
     made.disconnect(1000)
     assert said(made) == []
-    assert made.frames == 1
+    assert made.frames == made.waiting == 0
+
+
+def test_messages_wait_in_order_until_they_are_read() -> None:
+    made = opened()
+    for message in ("one", "", b"three"):
+        made.receive(message)
+    made.disconnect(1000)
+    assert made.over
+    assert (made.next_event(until=1), made.next_event(until=1)) == (TextReceived("one"), None)
+    assert made.waiting > 0
+    assert said(made) == [TextReceived(""), BinaryReceived(b"three"), CloseReceived(1000)]
+    assert (made.frames, made.waiting) == (3, 0)
 
 
 def test_a_peer_that_closes_first_has_been_answered() -> None:

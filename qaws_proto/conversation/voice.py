@@ -1,0 +1,124 @@
+"""What is said of runs in their sessions, as events; with a store each is heard once it is kept (C11, D2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..clock import Now
+from ..effects import Scalar
+from ..events import AgentChunk, AgentResponse, AgentStepEvent, ErrorEvent, SessionEvent, SystemEvent, dump
+from ..faults import Fault
+from .journal import Entry, Journal
+from .run import Run
+from .session import Session
+
+StepKind = Literal["reasoning", "tool_started", "tool_finished"]
+
+
+class Voice:
+    """Says each thing in the session it belongs to, under the next `seq`."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        """Without a `journal` what is said is heard at once."""
+        self._journal = journal
+
+    def accept(self, run: Run, now: Now) -> bool:
+        """Its message is taken: who gave it an id is told. Whether it may begin now, or has to be kept first."""
+        payload, message = None, run.message
+        if message.id is not None:
+            data: dict[str, Scalar] = {
+                "run_id": run.id, "position": run.position, "duplicate": False, "content": message.content,
+            }  # fmt: skip
+            payload = dump(_system("message_accepted", run, data))
+        if self._journal is not None:
+            self._journal.add(Entry(run.session, run, payload, accepts=True))
+            return False
+        if payload is not None:
+            run.session.hear(payload, now)
+        return True
+
+    def start(self, run: Run, now: Now) -> None:
+        """A run that was cut begins again; or one that was told its position is at the front."""
+        if run.rerun:
+            self._say(_system("run_started", run, {"run_id": run.id, "rerun": True}), run.session, now)
+        elif run.position and run.correlation_id is not None:
+            self._say(_system("run_started", run, {"run_id": run.id}), run.session, now, run)
+
+    def chunk(self, run: Run, content: str, now: Now) -> None:
+        """More of its answer."""
+        session = run.session
+        event = AgentChunk(
+            content=content, offset=run.sent,
+            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+        )  # fmt: skip
+        run.sent += len(content)
+        self._say(event, session, now, run)
+
+    def step(self, run: Run, kind: StepKind, name: str | None, content: str | None, now: Now) -> None:
+        """What its agent does."""
+        session = run.session
+        event = AgentStepEvent(
+            kind=kind, name=name, content=content,
+            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+        )  # fmt: skip
+        self._say(event, session, now, run)
+
+    def respond(
+        self, run: Run, content: str, status: Literal["completed", "cancelled"], seconds: float, now: Now
+    ) -> None:
+        """The end of a run that was answered or cancelled."""
+        session = run.session
+        event = AgentResponse(
+            content=content, status=status, user_id=run.user_id, processing_time=round(seconds, 6),
+            reasoning_steps=run.reasoning, tools_used=list(run.tools),
+            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
+        )  # fmt: skip
+        self._say(event, session, now, run, ends=run.id)
+
+    def fail(self, run: Run, fault: Fault, details: dict[str, Scalar], now: Now) -> None:
+        """The end of a run that failed."""
+        event = _error(run.session, run.id, run.correlation_id, fault, details)
+        self._say(event, run.session, now, run, ends=run.id)
+
+    def interrupt(self, session: Session, run_id: str, correlation_id: str | None, now: Now) -> None:
+        """The end of a run that a restart has cut."""
+        self._say(_error(session, run_id, correlation_id, Fault.INTERRUPTED, None), session, now, ends=run_id)
+
+    def _say(
+        self, event: SessionEvent | SystemEvent | ErrorEvent, session: Session, now: Now, run: Run | None = None,
+        *, ends: str | None = None,
+    ) -> None:  # fmt: skip
+        shown = 0 if run is None else run.sent
+        if ends is not None:
+            session.ended_run(ends)
+        if self._journal is not None:
+            self._journal.add(Entry(session, run, dump(event), shown, ends=ends))
+            return
+        session.hear(dump(event), now)
+        if run is not None:
+            run.shown = shown
+
+    def heard(self, entry: Entry, now: Now) -> None:
+        """An event of the journal is kept: the readers of its session hear it."""
+        if entry.payload is not None:
+            entry.session.hear(entry.payload, now)
+        if entry.run is not None:
+            entry.run.shown = max(entry.run.shown, entry.shown)
+
+
+def _system(name: str, run: Run, data: dict[str, Scalar]) -> SystemEvent:
+    session = run.session
+    return SystemEvent(
+        event_name=name, data=data, session_id=session.id, seq=session.next_seq, correlation_id=run.correlation_id
+    )
+
+
+def _error(
+    session: Session, run_id: str, correlation_id: str | None, fault: Fault, details: dict[str, Scalar] | None
+) -> ErrorEvent:
+    row = fault.value
+    assert row.code is not None
+    return ErrorEvent(
+        error_code=row.code, error_message=row.text, details=details,
+        session_id=session.id, seq=session.next_seq, run_id=run_id, correlation_id=correlation_id,
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""What a store keeps of sessions, and what it gives back: the values of the port between a node and its store.
+
+A store appends records in the order given and never changes one. `docs/extending.md` says how to write one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EventRecord(NamedTuple):
+    """One event of a session's log. The first record of a session that a store sees makes it."""
+
+    owner: str
+    session_id: str
+    epoch: str
+    seq: int  # one more than that of the record before it in this session
+    payload: bytes  # the event as UTF-8 JSON
+
+
+class RunRecord(NamedTuple):
+    """A message was accepted; it is unfinished until there is a `RunEnded` of it."""
+
+    owner: str
+    session_id: str
+    epoch: str
+    run_id: str
+    user_id: str
+    message_id: str | None
+    message: bytes  # the chat message as UTF-8 JSON
+
+
+class RunEnded(NamedTuple):
+    """A run has had its one terminal event, which is in the same batch."""
+
+    run_id: str
+
+
+Record = EventRecord | RunRecord | RunEnded
+
+
+class StoredSession(NamedTuple):
+    """What a store has of one session."""
+
+    owner: str
+    session_id: str
+    epoch: str
+    head: int  # `seq` of its newest event; 0 where there is none
+    payloads: tuple[bytes, ...]  # its newest events up to `head`, within `sessions.max_events` and `max_bytes`
+    known: tuple[tuple[str, str], ...] = ()  # message id and run id, the newest `sessions.known_ids`, oldest first
+    unfinished: tuple[RunRecord, ...] = ()  # in the order in which they were accepted

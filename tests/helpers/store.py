@@ -1,0 +1,53 @@
+"""A store in memory with the manners of a durable one: what a crash leaves, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qaws_proto.records import EventRecord, Record, RunEnded, RunRecord, StoredSession
+
+
+class StoreModel:
+    """What has been saved. Refuses what no store could keep: a gap, another epoch, a run that ends twice."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[tuple[str, str], str] = {}
+        self.events: dict[tuple[str, str], list[bytes]] = {}
+        self.runs: dict[str, RunRecord] = {}
+        self.ended: set[str] = set()
+
+    def save(self, records: Iterable[Record]) -> None:
+        """Keep these."""
+        for record in records:
+            if isinstance(record, RunEnded):
+                assert record.run_id in self.runs, f"the end of a run that was never kept: {record}"
+                assert record.run_id not in self.ended, f"a run ends twice: {record}"
+                self.ended.add(record.run_id)
+                continue
+            name = (record.owner, record.session_id)
+            assert self.epochs.setdefault(name, record.epoch) == record.epoch, f"another epoch: {record}"
+            events = self.events.setdefault(name, [])
+            if isinstance(record, EventRecord):
+                assert record.seq == len(events) + 1, f"a gap: {record}"
+                events.append(record.payload)
+            else:
+                assert record.run_id not in self.runs, f"accepted twice: {record}"
+                self.runs[record.run_id] = record
+
+    def load(self, owner: str, session_id: str, newest: int = 1000) -> StoredSession | None:
+        """What there is of a session."""
+        name = (owner, session_id)
+        if name not in self.epochs:
+            return None
+        events = self.events[name]
+        own = [run for run in self.runs.values() if (run.owner, run.session_id) == name]
+        known = tuple((run.message_id, run.run_id) for run in own if run.message_id is not None)
+        unfinished = tuple(run for run in own if run.run_id not in self.ended)
+        return StoredSession(
+            owner, session_id, self.epochs[name], len(events), tuple(events[-newest:]), known, unfinished
+        )
+
+    def unfinished(self) -> tuple[StoredSession, ...]:
+        """The sessions with runs that have not ended."""
+        names = dict.fromkeys((run.owner, run.session_id) for run in self.runs.values() if run.run_id not in self.ended)
+        return tuple(session for name in names if (session := self.load(*name)) is not None)
