@@ -1,16 +1,16 @@
-"""`python -m benchmarks core|chat|all`: tables in Markdown on standard output, progress on standard error."""
+"""`python -m benchmarks core|chat|stores|all`: tables in Markdown on standard output, progress on standard error."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 
-from . import chat, core
+from . import chat, core, stores
 from .options import Options, OptionsError, parse
 from .processes import ChildError
 from .report import machine
 
-BENCHMARKS: dict[str, Callable[[Options], None]] = {"core": core.run, "chat": chat.run}
+BENCHMARKS: dict[str, Callable[[Options], None]] = {"core": core.run, "chat": chat.run, "stores": stores.run}
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 

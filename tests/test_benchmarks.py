@@ -124,8 +124,8 @@ def test_a_peer_whose_package_is_missing_is_left_out_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["chatt"], "there is no benchmark 'chatt'; there are core, chat, all"),
-        ([], "the following arguments are required: core|chat|all"),
+        (["chatt"], "there is no benchmark 'chatt'; there are core, chat, stores, all"),
+        ([], "the following arguments are required: core|chat|stores|all"),
         (["core", "--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
         (["chat", "--in-flight", "x"], "argument --in-flight: 'x' is not a whole number of at least 1"),
         (["chat", "--seconds", "nan"], "argument --seconds: 'nan' is not a number of seconds, above 0 and up to 3600"),

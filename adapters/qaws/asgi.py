@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import quote
 
 import anyio
 
 from qaws_proto import ConfigError, WebSocketConfig
-from qaws_proto.effects import MessageEffect, SendClose, SendResponse
 from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived, RequestReceived
 
 from .agents import AgentError, find_agent
-from .asgi_transport import AsgiTransport, Message, Send, perform
+from .asgi_transport import AsgiTransport, Message, Scope, Send, can_deny, perform, unavailable
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
+from .stores import StoreError
 
-Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 LOGGER = logging.getLogger("qaws.node")
 SUBPROTOCOLS = "sec-websocket-protocol"
-UNAVAILABLE, TRY_AGAIN_LATER = 503, 1013  # what a request gets where it is unsafe to serve, as a status or close code
 STARTUP_FAILURE = 3  # the status of a process that a supervisor does not start again (uvicorn's)
 
 
@@ -44,6 +41,7 @@ class WebSocketApp:
         self.manager = WebSocketManager.of(agent, config)
         self.config = self.manager.config
         self._host = AnyioHost(self.manager.wake)
+        self._starting = anyio.Lock()
         self._drained: anyio.Event | None = None  # made when the application starts
         self._lived = False
         self._unsafe: set[str | None] = set()  # addresses of this host that have been complained of
@@ -59,36 +57,40 @@ class WebSocketApp:
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self) -> None:
+    async def _start(self) -> None:
         """Before the first connection: by the lifespan, or where there is none by the connection itself."""
-        if self._drained is None:
-            self.manager.attach(self._host)
-            self._drained = anyio.Event()
-            self.manager.drained = self._drained.set
+        async with self._starting:
+            if self._drained is None:
+                await self.manager.open_store()
+                self.manager.attach(self._host)
+                self._drained = anyio.Event()
+                self.manager.drained = self._drained.set
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """The life of this application, for one that it is mounted in: `FastAPI(lifespan=gateway.lifespan)`.
 
         Drains at the end, and already at SIGTERM or SIGINT where the host would close every connection first.
-        Raises ConfigError where it is unsafe to serve, RuntimeError the second time.
+        Raises ConfigError where it is unsafe to serve, StoreError where the store cannot be opened, RuntimeError the
+        second time.
         """
         if self._lived:
             raise RuntimeError("a WebSocketApp is started once, and does not serve after its end: make another")
-        self._start()
+        await self._start()
         self._lived = True
         try:
             with stopping_first(self.drain):
                 yield
             await self.drain()
+            await self._host.finish(self.config.agent.cancel_grace)
+            await self.manager.close_agent(self.config.agent.cancel_grace)
         finally:
             self.manager.stop()  # where this is cancelled, or failed; after a drain there is nothing to stop
-        await self._host.finish(self.config.agent.cancel_grace)
-        await self.manager.close_agent(self.config.agent.cancel_grace)
+            await self.manager.close_store()
 
     async def drain(self) -> None:
         """Stop gracefully: no new clients, runs may finish, then every connection is closed (D1)."""
-        self._start()
+        await self._start()
         assert self._drained is not None
         self.manager.drain()
         try:
@@ -104,20 +106,20 @@ class WebSocketApp:
                 stage = "shutdown"
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # lifespan.shutdown
-        except (ConfigError, RuntimeError) as error:
+        except (ConfigError, StoreError, RuntimeError) as error:
             await send({"type": f"lifespan.{stage}.failed", "message": f"qaws: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
     # ── the drive loop ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _safe_at(self, server: tuple[str, int | None] | None) -> bool:
+    async def _safe_at(self, server: tuple[str, int | None] | None) -> bool:
         """Whether to serve at this address of the host (D6). The log is told why not, once for each of them."""
         host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
         try:
-            self._start()
+            await self._start()
             self.config.require_safe([] if host is None else [host])
-        except ConfigError as error:
+        except (ConfigError, StoreError) as error:
             if host not in self._unsafe and len(self._unsafe) < self.config.limits.refusal_addresses:
                 self._unsafe.add(host)
                 LOGGER.error("%s", error)
@@ -129,8 +131,8 @@ class WebSocketApp:
         manager, upgrade = self.manager, scope["type"] == "websocket"
         if upgrade:
             await receive()  # websocket.connect
-        if not self._safe_at(scope.get("server")):
-            await perform(_unavailable(scope), upgrade, send)
+        if not await self._safe_at(scope.get("server")):
+            await perform(unavailable(scope), upgrade, send)
             return
         request = _request(scope, self.config.server.path)
         connection = AsgiTransport(manager, self._host, upgrade, send)
@@ -170,7 +172,7 @@ def create_app() -> WebSocketApp:
         configure_logging(config.logging)
         name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
         return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
-    except (ConfigError, AgentError) as error:
+    except (ConfigError, AgentError, StoreError) as error:
         LOGGER.error("%s", error)
         raise SystemExit(STARTUP_FAILURE) from error
 
@@ -194,16 +196,4 @@ def _request(scope: Scope, socket_path: str) -> RequestReceived:
     client = scope.get("client")
     method = scope.get("method", "GET")  # the scope of a WebSocket has none
     peer = client[0] if client else None
-    return RequestReceived(0, peer, method, target, tuple(headers), upgrade, _can_deny(scope))
-
-
-def _can_deny(scope: Scope) -> bool:
-    """Whether a WebSocket can be refused by an HTTP answer."""
-    return "websocket.http.response" in (scope.get("extensions") or ())
-
-
-def _unavailable(scope: Scope) -> MessageEffect:
-    """The refusal where the node is not asked."""
-    if scope["type"] == "websocket" and not _can_deny(scope):
-        return SendClose(0, TRY_AGAIN_LATER, "")
-    return SendResponse(0, UNAVAILABLE, (("Content-Length", "0"),), b"")
+    return RequestReceived(0, peer, method, target, tuple(headers), upgrade, can_deny(scope))

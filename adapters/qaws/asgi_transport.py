@@ -8,14 +8,17 @@ from typing import Any
 
 import anyio
 
-from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage
+from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 
 from .host import AnyioHost
 from .manager import WebSocketManager
 from .outgoing import Outgoing
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
+
+UNAVAILABLE, TRY_AGAIN_LATER = 503, 1013  # what a request gets where the node is not asked, as a status or close code
 
 
 class AsgiTransport:
@@ -92,3 +95,15 @@ async def perform(effect: MessageEffect, upgrade: bool, send: Send) -> None:
 
 def _size(effect: MessageEffect) -> int:
     return len(effect.text) if isinstance(effect, SendMessage) else 0
+
+
+def can_deny(scope: Scope) -> bool:
+    """Whether a WebSocket can be refused by an HTTP answer."""
+    return "websocket.http.response" in (scope.get("extensions") or ())
+
+
+def unavailable(scope: Scope) -> MessageEffect:
+    """The refusal where the node is not asked."""
+    if scope["type"] == "websocket" and not can_deny(scope):
+        return SendClose(0, TRY_AGAIN_LATER, "")
+    return SendResponse(0, UNAVAILABLE, (("Content-Length", "0"),), b"")

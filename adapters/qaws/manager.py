@@ -24,12 +24,14 @@ from qaws_proto.effects import (
     CloseWrite,
     Drained,
     DropConnection,
+    LoadSession,
     MessageEffect,
     Note,
     PauseReading,
     PauseRun,
     ResumeReading,
     ResumeRun,
+    SaveRecords,
     SendBytes,
     StartRun,
 )
@@ -48,6 +50,8 @@ from qaws_proto.inputs import (
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
 from .host import start_task
+from .stores import Store, store_of
+from .stores.port import StorePort
 from .telemetry import NoteLogger
 
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
@@ -88,7 +92,7 @@ class MessageTransport(AnyTransport, Protocol):
 class Host(Protocol):
     """What the event loop gives to a manager."""
 
-    def spawn(self, function: Callable[[StartRun], Coroutine[Any, Any, None]], run: StartRun) -> None:
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
         """Run an async function in a task of its own."""
 
     def wake_at(self, deadline: float | None) -> None:
@@ -124,27 +128,31 @@ class WebSocketManager:
         events: Sequence[EventType] = (),
         upgrade_checks: Sequence[UpgradeCheck] = (),
         event_checks: Sequence[EventCheck] = (),
+        store: Store | None = None,
         ids: Callable[[], str] | None = None,
         clock: Callable[[], Now] | None = None,
     ) -> None:
         """Without a `config` the settings of the environment hold (`qaws.settings.load()`).
 
+        `store` keeps the sessions; without one it is what `config.store` names. It is opened and closed by the server.
         `ids` and `clock` are for tests that want the same bytes every time; by default ids are 128 random bits and the
         clocks are this machine's. The timer goes by `time.monotonic`: what a `clock` says is due before or after that
         has to be told with `wake`. Raises ConfigError where the configuration cannot be used, AgentError where `agent`
-        is none.
+        is none, StoreError where there can be no such store.
         """
         if config is None:
             from .settings import load
 
             config = load().config
         self.config = config
+        store = store_of(config) if store is None else store
         self.gateway = Gateway(
             config,
             ids=ids or _random_id,
             events=events,
             upgrade_checks=upgrade_checks,
             event_checks=event_checks,
+            durable=store is not None,
         )
         self._agent: Agent | None = None
         if agent is not None:
@@ -157,6 +165,7 @@ class WebSocketManager:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
+        self._store = None if store is None else StorePort(store, self.feed, self._log.write)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
             SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
@@ -172,6 +181,8 @@ class WebSocketManager:
             Note: self._log.write,
             Drained: lambda effect: self.drained(),
         }
+        if self._store is not None:
+            self._perform |= {SaveRecords: self._store.save, LoadSession: self._store.load}
 
     @classmethod
     def of(cls, agent: object, config: WebSocketConfig | None) -> WebSocketManager:
@@ -188,14 +199,30 @@ class WebSocketManager:
 
     # ── for adapters ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def open_store(self) -> None:
+        """Open the store, where there is one: before clients are listened for, and before `attach`. Twice is once.
+
+        Raises ConfigError where the manager could not be attached, and what the store raises: StoreError where it
+        cannot be used.
+        """
+        self._require_ready()
+        if self._store is not None:
+            await self._store.open()
+
     def attach(self, host: Host) -> None:
         """The event loop that drives this manager. Raises ConfigError where it is unsafe to serve, or has no agent."""
+        self._require_ready()
+        opened = None if self._store is None else self._store.attach(host.spawn)
+        self._host = host
+        if opened is not None:
+            self.feed(opened)
+
+    def _require_ready(self) -> None:
         self.config.require_safe()
         if self._agent is None:
             raise ConfigError("no agent is set: give one to the server, or call manager.set_qa_agent(agent)")
         if self._host is not None:
             raise RuntimeError("this manager has been given to a server before; a server is started once")
-        self._host = host
 
     def register(self, transport: AnyTransport) -> int:
         """A transport for a connection that the next input opens: its number from now on."""
@@ -261,6 +288,12 @@ class WebSocketManager:
         if not closed.is_set():
             scope.cancel()
             self._log.write(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
+
+    async def close_store(self) -> None:
+        """For a server that has stopped: the store is closed behind the last save, also where the task is cancelled."""
+        if self._store is not None:
+            with anyio.CancelScope(shield=True):
+                await self._store.close()
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -68,11 +68,17 @@ class ByteServer(ABC):
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError where no agent is set, the certificate cannot be used or it would be unsafe to
-        serve, and OSError for an address."""
+        """Open the store, and listen. Raises ConfigError where no agent is set, the certificate cannot be used or it
+        would be unsafe to serve, StoreError where the store cannot be opened, and OSError for an address."""
         self._tls = tls_context(self.config.security.ssl)
-        if self._given is None:
-            self.config.require_safe()  # before anybody can connect
+        await self.manager.open_store()  # before anybody can connect
+        try:
+            await self._listen()
+        except BaseException:
+            await self.manager.close_store()
+            raise
+
+    async def _listen(self) -> None:
         listeners = await open_listeners(self.config, self._given)
         try:
             self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
@@ -98,8 +104,11 @@ class ByteServer(ABC):
         self.manager.drain()
         try:
             await self._drained.wait()
-        finally:  # where this is cancelled, whoever waits has lost patience
+        except BaseException:  # it is cancelled: whoever waits has lost patience
             self._close()
+            await self.manager.close_store()
+            raise
+        self._close()
         await self._finish(self.config.agent.cancel_grace)
 
     async def stop_now(self) -> None:
@@ -111,8 +120,11 @@ class ByteServer(ABC):
         await self._finish(MOMENT)
 
     async def _finish(self, patience: float) -> None:
-        await self._host.finish(patience)
-        await self.manager.close_agent(patience)
+        try:
+            await self._host.finish(patience)
+            await self.manager.close_agent(patience)
+        finally:
+            await self.manager.close_store()
 
     def _close(self) -> None:
         """Listen no more, and send away whoever is still there."""

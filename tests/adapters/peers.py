@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import trio
 
 from qaws import WebSocketConfig, WebSocketManager
-from qaws_proto.effects import StartRun
 from qaws_proto.events import ServerEvents, parse_server_event
 from qaws_proto.inputs import BytesReceived, Input, RunFailed, RunFinished
 from qaws_proto.wire.client import Accepted, ClientLink
@@ -37,9 +36,9 @@ class AsyncioHost:
         self.tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+    def spawn(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         async def call() -> None:
-            await function(run)
+            await function(*arguments)
 
         self.tasks.add(asyncio.get_running_loop().create_task(call()))
 
@@ -73,9 +72,9 @@ class TrioHost:
         self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    def spawn(self, function: Callable[[StartRun], Awaitable[None]], run: StartRun) -> None:
+    def spawn(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(function, run)
+        self._nursery.start_soon(function, *arguments)
 
     def wake_at(self, deadline: float | None) -> None:
         self._deadline = float("inf") if deadline is None else deadline
@@ -211,8 +210,10 @@ def open_config(**sections: Any) -> WebSocketConfig:
     return WebSocketConfig.model_validate(base)
 
 
-def driven(manager: WebSocketManager, backend: str) -> AbstractAsyncContextManager[None]:
+@asynccontextmanager
+async def driven(manager: WebSocketManager, backend: str) -> AsyncIterator[None]:
     """The manager on the event loop of the test."""
     host = HOSTS[backend](manager)
-    manager.attach(host)
-    return host.running()
+    async with host.running():
+        manager.attach(host)
+        yield

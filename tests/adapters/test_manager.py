@@ -485,7 +485,7 @@ async def test_set_qa_agent_decides_who_answers_from_then_on(anyio_backend: str)
 
 
 class NoHost:
-    def spawn(self, function: object, run: object) -> None:
+    def spawn(self, function: object, *arguments: object) -> None:
         raise AssertionError
 
     def wake_at(self, deadline: float | None) -> None:

@@ -11,6 +11,8 @@ from itertools import islice
 from qaws_proto.config import LoggingConfig
 from qaws_proto.effects import Note, Scalar
 
+from ..stores import StoreError
+
 VALUE_LENGTH = 512  # bytes of one value in a log line (M7)
 PLACES = 20  # innermost places of a traceback that are logged
 CAUSES = 8  # exceptions of a group, and of what they came from, that are logged
@@ -20,7 +22,7 @@ class NoteLogger:
     """Writes each note to the logger of its topic: `qaws.connection`, `qaws.run`, `qaws.message` …
 
     The text of an agent's exception may hold secrets, so it is written only where `log_agent_errors` says so; its type
-    and the places in the code always are (C12, G2).
+    and the places in the code always are (C12, G2). The text of a StoreError is for the operator.
     """
 
     def __init__(self, config: LoggingConfig) -> None:
@@ -42,7 +44,7 @@ class NoteLogger:
         if note.cause is not None:
             for error in islice(_errors(note.cause), CAUSES):
                 lines.append(f"  raised={printable(type(error).__qualname__)}")
-                if self._agent_errors:
+                if self._agent_errors or isinstance(error, StoreError):
                     lines[-1] += f" text={printable(_text(error))}"
                 lines += _places(error)
         logger.log(level, "%s", "\n".join(lines))
