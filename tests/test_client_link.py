@@ -107,13 +107,20 @@ def test_nothing_is_sent_behind_a_close_of_either_side() -> None:
         link, server, answer = upgraded()
         said(link, [answer])
         close(link, server)
-        assert (link.text(b"x"), link.pong(b"")) == (b"", b"")
+        assert (link.text(b"x"), link.pong(b""), link.ping()) == (b"", b"", b"")
         link.close()
         assert link.close() == b""
 
 
-def test_a_close_before_the_upgrade_is_nothing() -> None:
-    assert client().close() == b""
+def test_a_close_or_a_ping_before_the_upgrade_is_nothing() -> None:
+    assert (client().close(), client().ping()) == (b"", b"")
+
+
+def test_a_ping_reaches_the_server() -> None:
+    link, server, answer = upgraded()
+    said(link, [answer])
+    server.receive(link.ping())
+    assert server.next_event() == PingReceived(b"")
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault.value.status is not None])

@@ -95,6 +95,11 @@ class ClientLink:
         """A frame with one text message, in UTF-8; nothing once a Close went either way."""
         return b"" if self._closed or not self._frames.readable else self._frames.text(payload)
 
+    def ping(self) -> bytes:
+        """A ping; nothing once a Close went either way, or before the upgrade."""
+        there = isinstance(self._verdict, Accepted) and not self._closed and self._frames.readable
+        return self._frames.ping(b"") if there else b""
+
     def pong(self, payload: bytes) -> bytes:
         """The answer to a ping; nothing once a Close went either way."""
         return self._frames.pong(payload)
