@@ -113,6 +113,7 @@ def test_adapters_leave_the_wire_to_the_core(path: Path) -> None:
 #: What belongs to one event loop or host each, and what they share; `manager.py` alone performs effects for them all.
 DRIVERS = ("asyncio_server", "anyio_server", "asgi")
 SHARED = ("asgi_transport", "byte_transport", "host", "outgoing", "server")
+CLIENT = ("client_driver", "client_transport")  # what drives the node of a client; its verbs are in anyio_client.py
 #: Lines of a driver. 180 are the loop, the transport and how it starts and stops; asgi.py has a factory besides, and
 #: builds a request. One that grows beyond has begun to do what the core or the shared parts should.
 THIN = 210
@@ -134,7 +135,7 @@ def test_adapters_know_inputs_and_effects_and_nothing_else_of_the_core(name: str
             assert node.module in ("qaws_proto.inputs", "qaws_proto.effects") or names <= PUBLIC, ast.unparse(node)
 
 
-@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, "manager"])
+@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, *CLIENT, "manager"])
 def test_adapters_branch_on_the_type_of_an_effect_and_not_on_what_it_says(name: str) -> None:
     for node in ast.walk(parse(ROOT / "adapters" / "qaws" / f"{name}.py")):
         asked = node.subject if isinstance(node, ast.Match) else getattr(node, "test", None)
@@ -143,7 +144,7 @@ def test_adapters_branch_on_the_type_of_an_effect_and_not_on_what_it_says(name: 
         assert not fields, f"line {asked.lineno if asked is not None else 0} decides by {fields}"
 
 
-@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, "manager"])
+@pytest.mark.parametrize("name", [*DRIVERS, *SHARED, *CLIENT, "manager"])
 def test_adapters_know_no_word_of_the_protocol(name: str) -> None:
     tree = parse(ROOT / "adapters" / "qaws" / f"{name}.py")
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}

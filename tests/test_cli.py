@@ -111,8 +111,9 @@ class Server:
 @contextmanager
 def serve(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Server]:
     host = [] if "--host" in arguments else ["--host", "127.0.0.1"]
+    port = [] if "--port" in arguments else ["--port", "0"]
     with subprocess.Popen(
-        [*QAWS, "serve", *host, "--port", "0", *arguments],
+        [*QAWS, "serve", *host, *port, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -460,9 +461,12 @@ def test_chat_refuses_with_a_clear_line(gateway: str) -> None:
         closed = listener.getsockname()[1]
     port = gateway.rpartition(":")[2].strip("/")
     for arguments, said in [
-        ([f"ws://127.0.0.1:{closed}/", "--message", "?"], f"no connection to 127.0.0.1:{closed}"),
-        (["ws://127.0.0.1:0/", "--message", "?"], "no connection to 127.0.0.1:0: "),
-        ([gateway + "elsewhere", "--message", "?"], "the server refused the connection: 404"),
+        (
+            [f"ws://127.0.0.1:{closed}/", "--message", "?"],
+            f"the server cannot be reached: 127.0.0.1:{closed}: Connection refused",
+        ),
+        (["ws://127.0.0.1:0/", "--message", "?"], "the server cannot be reached: 127.0.0.1:0: "),
+        ([gateway + "elsewhere", "--message", "?"], "the server did not accept the connection: 404"),
         (["http://localhost/", "--message", "?"], "is no WebSocket address"),
         (["ws://localhost:99999/", "--message", "?"], "is no address"),
         ([f"ws://127.0.0.1:{port}/ñ", "--message", "?"], "is no usable address"),
@@ -495,19 +499,144 @@ def test_a_reader_that_has_seen_enough_is_no_error(command: str, unbuffered: str
 def test_chat_tells_that_a_token_is_missing_or_wrong() -> None:
     with serve(env={"WEBSOCKET_SECRET_KEY": SECRET}) as server:
         refused(run("chat", server.url, "--message", "?"), "the server asks for a token")
-        refused(run("chat", server.url, "--message", "?", "--token", "wrong"), "Authentication failed (AUTH_FAILED)")
+        refused(
+            run("chat", server.url, "--message", "?", "--token", "wrong"),
+            "the server refused the token",
+            "(AUTH_FAILED)",
+        )
 
 
 def test_chat_tells_that_the_server_went_away() -> None:
     with (
         serve("--no-auth", "--agent", "my_agents:slow") as server,
-        subprocess.Popen(
-            [*QAWS, "chat", server.url, "--message", "?"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
+        chatting(server.url, "--message", "?", "--no-reconnect") as process,
     ):
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.read(5) == "first"
+        assert read(process, "first ") == "first "
         server.process.kill()
         assert process.wait(PATIENCE) == 1
-        assert process.stderr.read() == "qaws: the server closed the connection without a word\n"
+        assert process.stderr is not None
+        assert process.stderr.read() == b"qaws: the connection was lost (LOST)\n"
+
+
+# ── chat that goes on ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def chatting(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A `qaws chat` whose lines are piped."""
+    with subprocess.Popen(
+        [*QAWS, "chat", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def say(process: subprocess.Popen[bytes], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n".encode())
+
+
+def read(process: subprocess.Popen[bytes], end: str) -> str:
+    """What it prints, up to these words."""
+    assert process.stdout is not None
+    data = b""
+    while not data.endswith(end.encode()):
+        data += (byte := process.stdout.read(1))
+        assert byte, f"ended behind {data!r}"
+    return data.decode()
+
+
+def test_a_chat_goes_on_when_the_server_is_started_again() -> None:
+    with serve("--no-auth") as first, chatting(first.url) as process:
+        say(process, "uno")
+        assert read(process, "\n") == "uno\n"
+        first.process.kill()
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"[reconnecting]\n"
+        first.process.wait()
+        say(process, "dos")
+        with serve("--no-auth", "--port", first.url.rpartition(":")[2].strip("/")):
+            assert read(process, "\n") == "dos\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+
+
+@pytest.mark.row("G8")
+def test_two_terminals_of_a_session_show_the_same_words() -> None:
+    with (
+        serve("--no-auth") as server,
+        chatting(server.url, "--session", "shared") as ana,  # which is not there yet
+        chatting(server.url, "--session", "shared") as eva,
+    ):
+        say(ana, "uno")
+        assert read(ana, "\n") == "uno\n"
+        assert read(eva, "uno\nuno\n") == "you › uno\nuno\n"
+        say(eva, "dos")
+        assert read(eva, "\n") == "dos\n"
+        assert read(ana, "dos\ndos\n") == "you › dos\ndos\n"
+        with chatting(server.url, "--session", "shared") as late:
+            assert read(late, "dos\ndos\n") == "you › uno\nuno\nyou › dos\ndos\n"
+
+
+@pytest.mark.row("G8")
+def test_the_end_of_one_terminal_is_not_that_of_the_answer(tmp_path: Path) -> None:
+    with (
+        serve("--no-auth", "--agent", "my_agents:slow") as server,
+        chatting(server.url, "--session", "shared") as ana,
+    ):
+        say(ana, "uno")
+        assert read(ana, "first ") == "first "
+        with chatting(server.url, "--session", "shared") as eva:
+            assert read(eva, "first ") == "you › uno\nfirst "
+            ana.kill()
+            ana.wait()
+            (tmp_path / "release").touch()
+            assert read(eva, "\n") == "second\n"
+
+
+@pytest.mark.row("G8")
+def test_an_interrupt_in_one_terminal_shows_in_both() -> None:
+    with (
+        serve("--no-auth", "--agent", "my_agents:slow") as server,
+        chatting(server.url, "--session", "shared") as ana,
+    ):
+        say(ana, "uno")
+        assert read(ana, "first ") == "first "
+        with chatting(server.url, "--session", "shared") as eva:
+            assert read(eva, "first ") == "you › uno\nfirst "
+            ana.send_signal(signal.SIGINT)
+            for process in (ana, eva):
+                assert read(process, "\n") == " [cancelled]\n"
+
+
+def test_what_others_say_stands_above_what_is_being_typed() -> None:
+    with serve("--no-auth") as server:
+        run("chat", server.url, "--session", "shared", "--message", "uno")
+        terminal, other_end = os.openpty()
+        with subprocess.Popen(
+            [*QAWS, "chat", server.url, "--session", "shared"],
+            stdin=other_end, stdout=other_end, stderr=other_end, env={**os.environ, "TERM": "xterm"},
+        ) as ana:  # fmt: skip
+            os.close(other_end)
+            try:
+                shown = ""
+                for sent, expected in ((b"", "you › uno\nuno\n"), (b"dos\r", "dos\n"), (b"", "you › tres\ntres\n")):
+                    os.write(terminal, sent)
+                    if "tres" in expected:
+                        run("chat", server.url, "--session", "shared", "--message", "tres")
+                    shown = ""
+                    while expected not in shown:
+                        shown += on_screen(os.read(terminal, 4096))
+                os.write(terminal, b"\x04")
+                assert ana.wait(PATIENCE) == 0
+            finally:
+                ana.kill()
+                os.close(terminal)
+
+
+def on_screen(data: bytes) -> str:
+    """What a terminal is sent, without what moves the cursor and sets colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", data.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""The command `qaws`: serve, token, chat, demo, check. Every error is one line on standard error and a status."""
+"""The command `qaws`: serve, token, chat, demo, check, sessions. Errors are lines on standard error and a status."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from . import __version__
 from .agents import AgentError, find_agent, load_agent
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
-from .conversation import Conversation, ConversationError
+from .client_errors import ClientError
 from .serving import AdapterName, Backend, UsageError, choose, serve_until_signal
 from .settings import load
+from .stores import check_store
 from .tls import tls_context
 
 USAGE_ERROR, FAILURE = 2, 1
 DEV_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
-DEMO_QUESTIONS = ("¿Cómo estás?", "¿Cuál es la capital de España?")
 
 app = App(
     name="qaws",
@@ -34,6 +34,7 @@ app = App(
     version=__version__,
     help_on_error=False,
 )
+app.command("qaws.sessions_cli:sessions", name="sessions", help="What a SQLite store holds of sessions.")
 
 Result = TypeVar("Result")
 Flag = partial(Parameter, negative=())
@@ -153,6 +154,7 @@ def chat(
     message: str | None = None,
     session: str | None = None,
     no_stream: Annotated[bool, Flag()] = False,
+    no_reconnect: Annotated[bool, Flag()] = False,
 ) -> int:
     """Talk to a gateway: one question with --message, else a conversation in the terminal.
 
@@ -165,17 +167,26 @@ def chat(
     message
         Ask this, print the answer, end.
     session
-        The session to talk in (default: a new one).
+        The session to talk in (default: a new one). A conversation begins with what was said in it, and shows what
+        others say there.
     no_stream
         Print answers when they are whole.
+    no_reconnect
+        End where the connection breaks, instead of making it anew.
     """
-    from .terminal import converse, one_shot
+    from .anyio_client import QAWebSocketClient
+    from .terminal import announcing, converse, one_shot
 
-    conversation = Conversation(url, token=token or os.environ.get("QAWS_TOKEN"), session_id=session)
+    client = QAWebSocketClient(
+        url,
+        token=token or os.environ.get("QAWS_TOKEN"),
+        session_id=session,
+        history=message is None,
+        reconnect=not no_reconnect,
+        on_state=announcing(),
+    )
     talk = (
-        converse(conversation, stream=not no_stream)
-        if message is None
-        else one_shot(conversation, message, stream=not no_stream)
+        converse(client, stream=not no_stream) if message is None else one_shot(client, message, stream=not no_stream)
     )
     return _run(talk)
 
@@ -203,6 +214,7 @@ def check(file: Path | None = None) -> int:
     _require_enabled(settings.config)
     settings.config.require_safe()
     tls_context(settings.config.security.ssl)
+    check_store(settings.config)
     return 0
 
 
@@ -219,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (CycloptsError, UsageError) as error:
         _complain(" ".join(str(error).split()))
         status = USAGE_ERROR
-    except (ConfigError, AgentError, ConversationError, ValueError) as error:
+    except (ConfigError, AgentError, ClientError, ValueError) as error:
         for line in str(error).splitlines():
             _complain(line)
         status = FAILURE
@@ -252,7 +264,7 @@ def _run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def _demo() -> int:
-    from .terminal import print_exchange
+    from .demo import demo_client
 
     config = WebSocketConfig.model_validate(
         {
@@ -262,10 +274,6 @@ async def _demo() -> int:
     )
     async with WebSocketServer(load_agent("echo"), config) as server:
         print(f"server  listening on {server.url}")
-        user_token = WebSocketAuth(config).generate_token("demo")
-        async with Conversation(server.url, token=user_token) as conversation:
-            print(f"client  logged in as {conversation.user_id}, session {conversation.session_id}")
-            for question in DEMO_QUESTIONS:
-                await print_exchange(conversation, question)
+        await demo_client(server.url, config=config)
     print("server  drained")
     return 0
