@@ -107,6 +107,9 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
     assert printed.startswith(f"{platform.python_implementation()} {platform.python_version()}; ")
     assert "### core" in printed
     assert "### chat: 2 connections, 1 in flight" in printed
+    assert "### stores: one message in flight a client" in printed
+    stores = ("memory", "sqlite, synchronous: normal", "sqlite, synchronous: full")
+    assert all(printed.count(f"\n| {store} |") == 3 for store in stores)  # alone, with others, and its latency
     for row in ("without `id`", "with `id`", *(peer.title for peer in PEERS)):
         assert f"\n| {row}" in printed
     assert "Ceiling of the load generator" in printed
