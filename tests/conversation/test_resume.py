@@ -104,6 +104,36 @@ def test_a_half_open_socket_does_not_stand_in_the_way() -> None:
     client.expect_event("agent_response")
 
 
+@pytest.mark.row("F11")
+@pytest.mark.row("S1")
+def test_a_peer_that_is_given_up_as_silent_finds_its_session() -> None:
+    node, session_id, epoch, run_id = talked(agent={"timeout": 1000})
+    silent = node.connect(USER)
+    silent.resume(session_id, 3, epoch)
+    node.advance(60)  # a ping after 30 s of silence, and 30 s for its answer
+    silent.expect_dropped()
+    node.chunk(run_id, "!")
+    client = node.connect(USER)
+    client.resume(session_id, 3, epoch)
+    client.expect_system("session_resumed")
+    client.expect_event("agent_chunk", content="!", offset=5)
+
+
+@pytest.mark.row("G8")
+def test_a_cancel_on_one_tab_is_heard_on_all_at_once_and_changes_nothing_twice() -> None:
+    node, session_id, epoch, run_id = talked()
+    tabs = [node.connect(USER) for _ in range(3)]
+    for tab in tabs:
+        tab.resume(session_id, 3, epoch)
+        tab.forget()
+    for tab in tabs:
+        tab.send({"type": "cancel", "run_id": run_id})
+    for tab in tabs:
+        tab.expect_event("agent_response", status="cancelled", content="hello", seq=4)
+        tab.expect_silence()
+    assert node.cancelled == {run_id}
+
+
 @pytest.mark.row("S1")
 @pytest.mark.clause("C4")
 def test_a_replay_to_a_blocked_reader_waits_behind_the_answer() -> None:
