@@ -98,7 +98,7 @@ class Gateway:
         self._newest = -1
         self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
         voice = Voice(self._journal)
-        self._runs = Runs(config, self._timers, self._outbox, ids, voice, self._journal)
+        self._runs = Runs(config, self._timers, self._outbox, ids, voice)
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
         self._drain_until: float | None = None
         self._drained = False
@@ -388,8 +388,8 @@ class Gateway:
         """Say when a drain is over. Sockets that are not upgraded (probes, refused clients) do not hold it up."""
         if self._drain_until is None or self._drained or self._node.gate.census.open.total or self._runs.live:
             return
-        patience = self._drain_until + self._config.limits.close_timeout
-        if self._journal is not None and self._journal.pending and now.mono < patience:
+        patient = now.mono < self._drain_until + self._config.limits.close_timeout
+        if patient and self._journal is not None and self._journal.pending:
             self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
             return
         self._drained = True

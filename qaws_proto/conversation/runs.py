@@ -15,7 +15,6 @@ from ..events import ChatMessage
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
 from ..records import RunRecord
-from .journal import Journal
 from .run import Run, State, clean, fault_of, wait_of
 from .session import Session
 from .voice import StepKind, Voice
@@ -27,14 +26,12 @@ class Runs:
     """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
 
     def __init__(
-        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
-        journal: Journal | None,
-    ) -> None:  # fmt: skip
+        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice
+    ) -> None:
         self._config = config.agent
         self._double_text = config.sessions.double_text
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
-        self._journal = journal
         self._voice = voice
         self._metrics = config.logging.performance_metrics
         self._timers = timers
@@ -66,7 +63,7 @@ class Runs:
         """Take a message of a connection: accept it once it is kept, and run it in its turn; or why not (C11, G7)."""
         if len(self._runs) >= self._config.max_runs:
             return Fault.OVERLOADED
-        if self._journal is not None and self._journal.closed:
+        if self._voice.closed:
             return Fault.STORAGE_UNAVAILABLE
         ahead = len(session.running) + len(session.waiting)
         queued = ahead >= self._width or session.lagging

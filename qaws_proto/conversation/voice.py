@@ -22,6 +22,11 @@ class Voice:
         """Without a `journal` what is said is heard at once."""
         self._journal = journal
 
+    @property
+    def closed(self) -> bool:
+        """Whether messages should be refused: the store cannot keep them at the moment."""
+        return self._journal is not None and self._journal.closed
+
     def accept(self, run: Run, now: Now) -> bool:
         """Its message is taken: who gave it an id is told. Whether it may begin now, or has to be kept first."""
         payload, message = None, run.message

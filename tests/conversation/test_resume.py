@@ -107,7 +107,7 @@ def test_a_half_open_socket_does_not_stand_in_the_way() -> None:
 @pytest.mark.row("F11")
 @pytest.mark.row("S1")
 def test_a_peer_that_is_given_up_as_silent_finds_its_session() -> None:
-    node, session_id, epoch, run_id = talked(agent={"timeout": 1000})
+    node, session_id, epoch, run_id = talked(agent={"roll_up": 0, "timeout": 1000})
     silent = node.connect(USER)
     silent.resume(session_id, 3, epoch)
     node.advance(60)  # a ping after 30 s of silence, and 30 s for its answer
