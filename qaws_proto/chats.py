@@ -12,7 +12,7 @@ from typing import Any
 from .admission.gate import Refusal
 from .admission.tokens import Principal
 from .clock import Now
-from .connection import Connection, Node
+from .connection import Connection, Node, Phase
 from .conversation.journal import Journal
 from .conversation.run import Run
 from .conversation.runs import Runs
@@ -80,7 +80,7 @@ class Chats:
     def _not_found(self, connection: Connection, owner: str, event: Resume, now: Now) -> None:
         """There is no such session of this user. Should there be one later, who asked for it hears it: tabs that name a
         session and are there before anything is said in it."""
-        if not self._attends_enough(connection):
+        if len(connection.awaits) < self._node.config.sessions.per_user:
             self._awaited.setdefault((owner, event.session_id), set()).add(connection.number)
             connection.awaits |= {(owner, event.session_id)}
         self._refuse(connection, Fault.SESSION_NOT_FOUND, event, now)
@@ -98,12 +98,11 @@ class Chats:
     def _open(self, connection: Connection, owner: str, session_id: str) -> Session | Fault:
         if self._attends_enough(connection):
             return Fault.TOO_MANY_SESSIONS
-        own = session_id == connection.session_id
-        return self._sessions.open(owner, session_id, (lambda: connection.epoch) if own else self._node.ids)
+        return self._sessions.open(owner, session_id, self._node.ids)
 
     def _attends_enough(self, connection: Connection) -> bool:
         """Whether a connection reads as many sessions as one may, where there are no users to count them by."""
-        return len(connection.sessions) + len(connection.awaits) >= self._node.config.sessions.per_user
+        return len(connection.sessions) >= self._node.config.sessions.per_user
 
     def _handle(
         self, connection: Connection, principal: Principal, session: Session, event: ClientEvent, now: Now,
@@ -124,17 +123,21 @@ class Chats:
         """Let a connection read a session, and who has waited for it; where it is for one alone, the others go."""
         name = (session.owner, session.id)
         for number in sorted(self._awaited.pop(name, ())):
-            self._connections[number].awaits -= {name}
-            self._read(self._connections[number], session)
-        self._read(connection, session)
+            waiting = self._connections[number]
+            waiting.awaits -= {name}
+            if not self._attends_enough(waiting):
+                self._read(waiting, session, now)
+        self._read(connection, session, now)
         if self._node.config.sessions.exclusive:
             for number in session.cursors.keys() - {connection.number}:
                 self._connections[number].close(Fault.TAKEN_OVER, now)
 
-    def _read(self, connection: Connection, session: Session) -> None:
-        session.attach(connection)
-        self._sessions.attached(session)
-        connection.sessions[session.number] = session
+    def _read(self, connection: Connection, session: Session, now: Now) -> None:
+        if session.number not in connection.sessions:
+            session.attach(connection)
+            self._sessions.attached(session)
+            connection.sessions[session.number] = session
+            self._runs.caught_up(session, now)  # one that keeps up, where the others do not
 
     def _refuse(self, connection: Connection, fault: Fault, event: ClientEvent | None, now: Now) -> None:
         wait = self._node.gate.retry_after if fault in (Fault.OVERLOADED, Fault.STOPPING) else None
@@ -159,8 +162,8 @@ class Chats:
     def _repeat(self, connection: Connection, session: Session, message_id: str, now: Now) -> None:
         """A message id that was here before runs nothing: its run is pointed to, as soon as that is kept (M5, C11)."""
         run_id = session.known[message_id]
-        run = self._runs.find(run_id)
-        if run is not None and not run.accepted:
+        run = session.accepting.get(run_id)
+        if run is not None:
             run.askers.append(connection.number)
         else:
             self._point_to(connection, session, run_id, message_id, now)
@@ -180,9 +183,9 @@ class Chats:
                 run = None
         else:
             assert event.correlation_id is not None
-            known = (session.known.get(event.correlation_id) for session in sessions)
-            named = next((run_id for run_id in known if run_id is not None), "")
-            run = self._runs.find(named)
+            known = [run_id for one in sessions if (run_id := one.known.get(event.correlation_id)) is not None]
+            run = next((run for run_id in known if (run := self._runs.find(run_id)) is not None), None)
+            named = known[0] if known else ""
         if run is not None:
             self._runs.cancel(run, now)
         elif not any(named in session.ended for session in sessions):
@@ -243,12 +246,14 @@ class Chats:
         released = []
         for number, event in arrivals or ():
             connection = self._connections.get(number)
-            if connection is None or connection.principal is None:
+            if connection is None or connection.principal is None or connection.phase is not Phase.OPEN:
                 continue
             connection.release()
             released.append(connection)
             if fault is not None:
                 self._refuse(connection, fault, event, now)
+            elif self.draining and type(event) is ChatMessage:
+                self._refuse(connection, Fault.STOPPING, event, now)
             elif type(event) is Resume and not exists:
                 self._not_found(connection, session.owner, event, now)
             else:
@@ -287,9 +292,12 @@ class Chats:
     def save_failed(self, event: SaveFailed, now: Now) -> None:
         """Nothing could be kept: messages are not accepted (D4)."""
         assert self._journal is not None
-        for run in self._journal.failed(event.batch, event.cause, now):
+        refused = self._journal.failed(event.batch, event.cause, now)
+        for run in refused:
             self._runs.refuse(run)
             for number in run.askers:
                 connection = self._connections.get(number)
                 if connection is not None:
                     self._refuse(connection, Fault.STORAGE_UNAVAILABLE, run.message, now)
+        for session in {run.session.number: run.session for run in refused}.values():
+            self._runs.caught_up(session, now)  # what waited to be saved held it up

@@ -275,6 +275,7 @@ class Connection:
         if not self._link.upgraded or row.close is None:
             self.drop(now, row.word)
             return
+        self._held = False  # the peer's answer is looked at
         if fault is Fault.SLOW_CONSUMER:
             self._out.clear()
         self._unblock()

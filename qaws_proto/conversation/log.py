@@ -70,22 +70,22 @@ class Log:
 
 
 def joined(payloads: Iterable[bytes]) -> list[bytes]:
-    """The same events with neighbouring chunks of a run as one, in the place and with the `seq` of the last of them.
+    """The same events with chunks of a run that follow each other as one, which has the `seq` of the last of them.
 
-    Chunks of runs that speak at the same time count as neighbours.
+    Chunks of runs that speak at the same time stay apart: who has heard up to an event has to hold all before it.
     """
     out: list[bytes] = []
-    pieces: dict[str | None, list[AgentChunk]] = {}  # by run, the one that spoke last at the end
+    chunks: list[AgentChunk] = []  # of one run, each behind the other
     for payload in payloads:
-        if is_chunk(payload):
-            chunk = AgentChunk.model_validate_json(payload)
-            chunks = pieces[chunk.run_id] = pieces.pop(chunk.run_id, [])
-            chunks.append(chunk)
-        else:
-            out += map(_join, pieces.values())
-            pieces.clear()
+        chunk = AgentChunk.model_validate_json(payload) if is_chunk(payload) else None
+        if chunks and (chunk is None or chunk.run_id != chunks[0].run_id):
+            out.append(_join(chunks))
+            chunks = []
+        if chunk is None:
             out.append(payload)
-    return out + list(map(_join, pieces.values()))
+        else:
+            chunks.append(chunk)
+    return [*out, _join(chunks)] if chunks else out
 
 
 def _join(chunks: list[AgentChunk]) -> bytes:

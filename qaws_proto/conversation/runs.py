@@ -97,6 +97,7 @@ class Runs:
 
     def refuse(self, run: Run) -> None:
         """The message could not be kept: it was never here."""
+        del run.session.accepting[run.id]
         if self._runs.pop(run.id, None) is not None:
             run.session.waiting.remove(run)
         if run.correlation_id is not None and run.session.known.get(run.correlation_id) == run.id:
@@ -116,6 +117,7 @@ class Runs:
         run = Run(record.run_id, session, record.user_id, message, now)
         run.accepted = run.rerun = True
         self._runs[run.id] = run
+        self._voice.restore(run)
         session.waiting.append(run)
         self._start_next(session, now)
 

@@ -53,8 +53,8 @@ class Session:
     """One conversation. It outlives its sockets; what is said in it is heard by every attached connection, in order."""
 
     __slots__ = (
-        "_high", "_known_ids", "_table", "_top", "arrivals", "cursors", "ended", "id", "known", "log", "number",
-        "owner", "running", "unsaved", "unsaved_bytes", "waiting",
+        "_high", "_known_ids", "_table", "_top", "accepting", "arrivals", "cursors", "ended", "id", "known", "log",
+        "number", "open", "owner", "running", "unsaved", "unsaved_bytes", "waiting",
     )  # fmt: skip
 
     def __init__(self, owner: str, session_id: str, epoch: str, number: int, table: Sessions) -> None:
@@ -65,6 +65,8 @@ class Session:
         self.cursors: dict[int, Cursor] = {}
         self.running: dict[str, Run] = {}  # the runs that have the agent
         self.waiting: deque[Run] = deque()
+        self.accepting: dict[str, Run] = {}  # those whose messages are not kept yet, and may never be (C11)
+        self.open: dict[str, Run] = {}  # those that were accepted in the log, and have no end in it
         self.known: dict[str, str] = {}  # message id → run id, the newest `known_ids` (M5)
         self.ended: dict[str, None] = {}  # the newest `known_ids` runs that have ended: to cancel them is no mistake
         self.arrivals: list[tuple[int, ClientEvent]] | None = None  # while it is loaded: who said what meanwhile
@@ -137,7 +139,7 @@ class Session:
                 {"recovered": False, "reason": reason, "epoch": log.epoch, "from": log.floor + 1, "to": log.head}
             ), now,
         )  # fmt: skip
-        for run in [*self.running.values(), *self.waiting]:
+        for run in self.open.values():
             chunk = AgentChunk(
                 content=run.heard, offset=0,
                 session_id=self.id, seq=log.head, run_id=run.id, correlation_id=run.correlation_id,

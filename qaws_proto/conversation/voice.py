@@ -36,11 +36,17 @@ class Voice:
             }  # fmt: skip
             payload = dump(_system("message_accepted", run, data))
         if self._journal is not None:
+            run.session.accepting[run.id] = run
             self._journal.add(Entry(run.session, run, payload, accepts=True))
             return False
+        run.session.open[run.id] = run
         if payload is not None:
             run.session.hear(payload, now)
         return True
+
+    def restore(self, run: Run) -> None:
+        """It was accepted before a restart, and has no end."""
+        run.session.open[run.id] = run
 
     def start(self, run: Run, now: Now) -> None:
         """A run that was cut begins again; or one that was told its position is at the front."""
@@ -99,16 +105,25 @@ class Voice:
         if self._journal is not None:
             self._journal.add(Entry(session, run, dump(event), shown, ends=ends))
             return
+        if ends is not None:
+            session.open.pop(ends, None)
         session.hear(dump(event), now)
         if run is not None:
             run.shown = shown
 
     def heard(self, entry: Entry, now: Now) -> None:
         """An event of the journal is kept: the readers of its session hear it."""
+        session, run = entry.session, entry.run
+        if entry.accepts:
+            assert run is not None
+            del session.accepting[run.id]
+            session.open[run.id] = run
+        if entry.ends is not None:
+            session.open.pop(entry.ends, None)
+        if run is not None:
+            run.shown = max(run.shown, entry.shown)
         if entry.payload is not None:
-            entry.session.hear(entry.payload, now)
-        if entry.run is not None:
-            entry.run.shown = max(entry.run.shown, entry.shown)
+            session.hear(entry.payload, now)
 
 
 def _system(name: str, run: Run, data: dict[str, Scalar]) -> SystemEvent:
