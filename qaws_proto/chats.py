@@ -164,7 +164,8 @@ class Chats:
         run_id = session.known[message_id]
         run = session.accepting.get(run_id)
         if run is not None:
-            run.askers.append(connection.number)
+            if connection.number not in run.askers[1:]:  # who brought it is told as well, once more
+                run.askers.append(connection.number)
         else:
             self._point_to(connection, session, run_id, message_id, now)
 

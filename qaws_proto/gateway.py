@@ -119,14 +119,17 @@ class Gateway:
             RunStep: self._runs.step,
             RunFinished: self._runs.finished,
             RunFailed: self._runs.failed,
-            StoreOpened: self._chats.store_opened,
-            RecordsSaved: self._records_saved,
-            SaveFailed: self._chats.save_failed,
-            SessionLoaded: self._session_loaded,
-            LoadFailed: self._load_failed,
             DrainRequested: self._drain_requested,
             StopRequested: self._stop_requested,
         }
+        if durable:
+            self._routes |= {
+                StoreOpened: self._chats.store_opened,
+                RecordsSaved: self._records_saved,
+                SaveFailed: self._chats.save_failed,
+                SessionLoaded: self._session_loaded,
+                LoadFailed: self._load_failed,
+            }
 
     def step(self, event: Input, now: Now) -> list[Effect]:
         """Take one thing that happened at `now`; the things that must be done, in order.
@@ -136,11 +139,11 @@ class Gateway:
         """
         route = self._routes.get(type(event))
         if route is None:
-            raise TypeError(f"{type(event).__name__} is no input of a gateway")
+            raise TypeError(f"{type(event).__name__} is no input of this gateway")
         route(event, now)
         if self._node.ending:
             self._settle(now)
-        if self._journal is not None:
+        if self._journal is not None and not self._drained:
             self._journal.flush(now)
         return self._outbox.take()
 
@@ -386,11 +389,13 @@ class Gateway:
 
     def _check_drained(self, now: Now) -> None:
         """Say when a drain is over. Sockets that are not upgraded (probes, refused clients) do not hold it up."""
-        if self._drain_until is None or self._drained or self._node.gate.census.open.total or self._runs.live:
+        if self._drain_until is None or self._drained:
             return
         patient = now.mono < self._drain_until + self._config.limits.close_timeout
-        if patient and self._journal is not None and self._journal.pending:
-            self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
+        unsaved = self._journal is not None and self._journal.pending and patient
+        if self._node.gate.census.open.total or self._runs.live or unsaved:
+            if self._timers.at(Reason.DRAIN, 0) is None:
+                self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
             return
         self._drained = True
         self._timers.clear(Reason.DRAIN, 0)

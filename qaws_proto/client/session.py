@@ -321,7 +321,8 @@ class ClientSession:
         if message is None:
             return False
         if event.error_code == Fault.RUN_NOT_FOUND.value.code:
-            message.cancelled = False
+            if message.accepted:
+                message.cancelled = False
             if message.accepted and self.stage is Stage.FLOWING:
                 self._probe()
             return False

@@ -17,6 +17,8 @@ from ..records import EventRecord, Record, RunEnded, RunRecord
 from .run import Run
 from .session import Session
 
+RECORD = 256  # bytes that a message counts beside its text
+
 
 class Entry(NamedTuple):
     """What is kept together: an event (`payload`), and the message that it accepts or the run that it ends."""
@@ -55,8 +57,7 @@ class Journal:
     def add(self, entry: Entry) -> None:
         """Keep this behind all the others. An event has the `seq` that its session gives next."""
         self._waiting.append(entry)
-        if entry.payload is not None:
-            self._count(entry, 1)
+        self._count(entry, 1)
 
     def flush(self, now: Now) -> None:
         """Begin to save what waits, unless something is being saved or has just failed."""
@@ -72,8 +73,7 @@ class Journal:
             return
         saved, self._saving = self._saving, []
         for entry in saved:
-            if entry.payload is not None:
-                self._count(entry, -1)
+            self._count(entry, -1)
             yield entry
 
     def failed(self, batch: int, cause: BaseException | None, now: Now) -> list[Run]:
@@ -84,13 +84,11 @@ class Journal:
         refused = {entry.run.id: entry.run for entry in entries if entry.accepts and entry.run is not None}
         seqs: dict[int, int] = {}
         for entry in entries:
-            if entry.payload is not None:
-                self._count(entry, -1)
+            self._count(entry, -1)
             if entry.run is None or entry.run.id not in refused:
                 self._waiting.append(_moved(entry, seqs))
         for entry in self._waiting:
-            if entry.payload is not None:
-                self._count(entry, 1)
+            self._count(entry, 1)
         self._outbox.add(Note("node", "ERROR", "save_failed", {"batch": batch, "refused": len(refused)}, cause))
         if self._waiting:
             self.failing = True
@@ -102,10 +100,13 @@ class Journal:
         self.failing = False
 
     def _count(self, entry: Entry, sign: int) -> None:
-        assert entry.payload is not None
-        self._size += sign * len(entry.payload)
-        entry.session.unsaved += sign
-        entry.session.unsaved_bytes += sign * len(entry.payload)
+        size = 0 if entry.payload is None else len(entry.payload)
+        entry.session.unsaved += sign * (entry.payload is not None)
+        entry.session.unsaved_bytes += sign * size
+        if entry.accepts:
+            assert entry.run is not None
+            size += RECORD + len(entry.run.message.content)
+        self._size += sign * size
 
 
 def _moved(entry: Entry, seqs: dict[int, int]) -> Entry:

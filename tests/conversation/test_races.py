@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qaws_proto.inputs import StopRequested
+from qaws_proto.inputs import RecordsSaved, StopRequested
 from tests.helpers.node import Client, NodeUnderTest, close_frame, configure, counter
 from tests.helpers.store import StoreModel
 
@@ -190,3 +190,45 @@ def test_a_session_that_is_waited_for_does_not_stand_in_its_own_way() -> None:
     client.expect_error("SESSION_NOT_FOUND")
     client.chat(id="m1", session_id="s")
     client.expect_system("message_accepted")
+
+
+@pytest.mark.row("D1")
+def test_a_stop_ends_though_a_store_never_answers_what_came_behind_it() -> None:
+    node, client, _ = slow_store()
+    client.chat(id="m1")
+    node.answer()
+    node.chunk(node.only_run, "x")
+    node.step(StopRequested())
+    node.fail(node.only_run)
+    client.lose()
+    node.advance(10)
+    assert node.drained
+    asked = list(node.asked)
+    node.advance(100)
+    assert node.asked == asked, "nothing is saved behind the end"
+
+
+@pytest.mark.row("D4")
+@pytest.mark.clause("C7")
+def test_messages_without_an_id_count_among_what_waits_to_be_saved() -> None:
+    _, client, _ = slow_store(store={"max_unsaved": 4096}, sessions={"queue": 100})
+    client.chat("x" * 3000)
+    for _ in range(3):
+        client.chat("x" * 3000)
+    client.expect_error("STORAGE_UNAVAILABLE")
+
+
+@pytest.mark.clause("C7")
+@pytest.mark.row("M5")
+def test_who_repeats_a_message_is_answered_once_when_it_is_kept() -> None:
+    node, client, _ = slow_store()
+    for _ in range(30):
+        client.chat(id="m1")
+    node.answer()
+    assert [client.expect_system("message_accepted")["duplicate"] for _ in range(2)] == [False, True]
+    client.expect_silence()
+
+
+def test_what_a_store_says_is_no_input_of_a_node_without_one() -> None:
+    with pytest.raises(TypeError, match="no input of this gateway"):
+        NodeUnderTest().step(RecordsSaved(1))
