@@ -379,7 +379,8 @@ class Client:
             self._seqs[session_id] = data["from"] - 1 if data["recovered"] else data["to"]
             self._snapshot = {} if data["recovered"] else {session_id: data["to"]}
             self._offsets.clear()
-            self._ended.clear()
+            if data["recovered"]:  # ends may be heard again; but no snapshot shows what has ended
+                self._ended.clear()
         elif seq is not None and not self._is_snapshot(event, seq):  # C4
             last = self._seqs.get(session_id, seq - 1)
             joined = event["type"] == "agent_chunk" and seq > last  # of several chunks the last one's, in a replay
