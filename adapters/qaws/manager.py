@@ -165,7 +165,7 @@ class WebSocketManager:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
-        self._store = None if store is None else StorePort(store, self.feed, self._log.write)
+        self.store_port = None if store is None else StorePort(store, self.feed, self._log.write)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
             SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
@@ -181,8 +181,8 @@ class WebSocketManager:
             Note: self._log.write,
             Drained: lambda effect: self.drained(),
         }
-        if self._store is not None:
-            self._perform |= {SaveRecords: self._store.save, LoadSession: self._store.load}
+        if self.store_port is not None:
+            self._perform |= {SaveRecords: self.store_port.save, LoadSession: self.store_port.load}
 
     @classmethod
     def of(cls, agent: object, config: WebSocketConfig | None) -> WebSocketManager:
@@ -206,13 +206,13 @@ class WebSocketManager:
         cannot be used.
         """
         self._require_ready()
-        if self._store is not None:
-            await self._store.open()
+        if self.store_port is not None:
+            await self.store_port.open()
 
     def attach(self, host: Host) -> None:
         """The event loop that drives this manager. Raises ConfigError where it is unsafe to serve, or has no agent."""
         self._require_ready()
-        opened = None if self._store is None else self._store.attach(host.spawn)
+        opened = None if self.store_port is None else self.store_port.attach(host.spawn)
         self._host = host
         if opened is not None:
             self.feed(opened)
@@ -289,11 +289,11 @@ class WebSocketManager:
             scope.cancel()
             self._log.write(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
 
-    async def close_store(self) -> None:
-        """For a server that has stopped: the store is closed behind the last save, also where the task is cancelled."""
-        if self._store is not None:
+    async def close_store(self, patience: float | None = None) -> None:
+        """For a server that has stopped: close the store, also where the task is cancelled; see `StorePort.close`."""
+        if self.store_port is not None:
             with anyio.CancelScope(shield=True):
-                await self._store.close()
+                await self.store_port.close(patience)
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

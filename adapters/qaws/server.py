@@ -22,6 +22,7 @@ from .telemetry.log import printable
 from .tls import TlsSession, tls_context
 
 MOMENT = 0.1  # seconds for tasks that were told to end now
+STORE_MOMENT = 1.0  # seconds for a store whose server stops now: for each save, and to close
 LOGGER = logging.getLogger("qaws.listener")
 
 Server = TypeVar("Server", bound="ByteServer")
@@ -116,15 +117,19 @@ class ByteServer(ABC):
         if self._acceptor is None:
             return
         self._close()
-        await self._drained.wait()
-        await self._finish(MOMENT)
+        while not self._drained.is_set():
+            with anyio.move_on_after(MOMENT):
+                await self._drained.wait()
+            if self.manager.store_port is not None:
+                self.manager.store_port.give_up(STORE_MOMENT)
+        await self._finish(MOMENT, STORE_MOMENT)
 
-    async def _finish(self, patience: float) -> None:
+    async def _finish(self, patience: float, store_patience: float | None = None) -> None:
         try:
             await self._host.finish(patience)
             await self.manager.close_agent(patience)
         finally:
-            await self.manager.close_store()
+            await self.manager.close_store(store_patience)
 
     def _close(self) -> None:
         """Listen no more, and send away whoever is still there."""

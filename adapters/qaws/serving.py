@@ -85,7 +85,9 @@ async def serve_until_signal(server: ByteServer) -> None:
                     stopping = True
                     group.start_soon(_drain, server, group.cancel_scope)
             group.cancel_scope.cancel()
-    if server.manager.gateway.runs:  # of agents that ignore their cancellation, as they would that of the event loop
+    # Agents that ignore their cancellation ignore that of the event loop as well, and so do stores that hang.
+    store = server.manager.store_port
+    if server.manager.gateway.runs or (store is not None and not store.released):
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 import anyio
 
 from qaws_proto.effects import LoadSession, Note, SaveRecords
 from qaws_proto.inputs import Input, LoadFailed, RecordsSaved, SaveFailed, SessionLoaded, StoreOpened
+from qaws_proto.records import StoredSession
 
 from ..host import start_task
 from .interface import Store, StoreError
@@ -27,13 +29,33 @@ class StorePort:
         self._note = note
         self._opened: StoreOpened | None = None  # what the node is told first; None: it is closed
         self._spawn: Spawn | None = None
-        self._saving: anyio.Event | None = None  # while a save is not answered; set when it is
+        self._saving: _Save | None = None  # the one that is not answered
+        self._loading = 0
+        self._let_go = False  # it did not close in time, which has been noted
+        self._refusing = False  # it is closed, or let go: nothing more is asked of it
         self._closed: anyio.Event | None = None  # set when it is closed; None: it is not being closed
+        self._deadline = inf  # until when those who close it wait; however many they are, they wait once
+        self._waits: set[anyio.CancelScope] = set()
+
+    @property
+    def released(self) -> bool:
+        """Whether the store is closed, and nothing that was asked of it is under way."""
+        return self._opened is None and self._saving is None and not self._loading
 
     async def open(self) -> None:
-        """Open the store, unless it is open. Raises what the store raises."""
-        if self._opened is None:
-            self._opened, self._closed = StoreOpened(await self._store.open()), None
+        """Open the store, unless it is open. Raises StoreError, whatever the store raises."""
+        if self._opened is not None:
+            return
+        try:
+            unfinished = await self._store.open()
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"the store cannot be opened: {type(error).__name__}") from error
+        if not isinstance(unfinished, tuple) or not all(isinstance(one, StoredSession) for one in unfinished):
+            raise StoreError("the store cannot be opened: what its open() returns is no tuple of StoredSession")
+        self._opened, self._closed = StoreOpened(unfinished), None
+        self._refusing, self._let_go, self._deadline = False, False, inf
 
     def attach(self, spawn: Spawn) -> StoreOpened:
         """What the node has to be told first. `spawn` runs an async function in a task of its own."""
@@ -46,7 +68,10 @@ class StorePort:
     def save(self, effect: SaveRecords) -> None:
         """Begin to save; the node is told."""
         assert self._spawn is not None
-        self._saving = anyio.Event()
+        if self._refusing:
+            self._feed(SaveFailed(effect.batch, StoreError("the store is closed")))
+            return
+        self._saving = _Save(effect.batch, anyio.current_time(), anyio.Event())
         self._spawn(self._save, effect, self._saving)
 
     def load(self, effect: LoadSession) -> None:
@@ -54,7 +79,7 @@ class StorePort:
         assert self._spawn is not None
         self._spawn(self._load, effect)
 
-    async def _save(self, effect: SaveRecords, saved: anyio.Event) -> None:
+    async def _save(self, effect: SaveRecords, save: _Save) -> None:
         answer: Input = SaveFailed(effect.batch)
         try:
             answer = await self._answer(
@@ -65,17 +90,19 @@ class StorePort:
         finally:
             self._saving = None  # before the node is told, which may save again at once
             self._feed(answer)
-            saved.set()
+            save.ended.set()
 
     async def _load(self, effect: LoadSession) -> None:
         answer: Input = LoadFailed(effect.owner, effect.session_id)
+        self._loading += 1
         try:
             answer = await self._answer(
                 lambda: self._store.load(effect.owner, effect.session_id),
-                lambda stored: SessionLoaded(effect.owner, effect.session_id, stored),
+                lambda stored: SessionLoaded(effect.owner, effect.session_id, _checked(stored)),
                 lambda error: LoadFailed(effect.owner, effect.session_id, error),
             )
         finally:
+            self._loading -= 1
             self._feed(answer)
 
     async def _answer(
@@ -84,7 +111,7 @@ class StorePort:
         done: Callable[[Any], Input],
         failed: Callable[[BaseException], Input],
     ) -> Input:
-        if self._closed is not None:
+        if self._refusing:
             return failed(StoreError("the store is closed"))
         try:
             return done(await work())
@@ -96,31 +123,66 @@ class StorePort:
                 raise
             return failed(error)
 
-    async def close(self) -> None:
-        """Close the store behind the last save. It has `PATIENCE` seconds, then it is let go. Twice is once."""
+    def give_up(self, patience: float) -> None:
+        """Have the node wait no more for a save that is under way for `patience` seconds, nor whoever closes it."""
+        save, now = self._saving, anyio.current_time()
+        if save is not None and now - save.began >= patience and not self._refusing:
+            self._refusing, self._deadline = True, now
+            self._feed(SaveFailed(save.batch, StoreError("the store did not answer")))
+
+    async def close(self, patience: float | None = None) -> None:
+        """Close the store behind the last save. It has `patience` seconds (`PATIENCE` without), then it is let go. Twice
+        is once: others that wait already wait no longer than this one."""
         if self._opened is None:
             return
-        if self._closed is not None:
-            await self._closed.wait()
-            return
-        with anyio.move_on_after(PATIENCE):
-            while self._saving is not None:
-                await self._saving.wait()
-        closed = self._closed = anyio.Event()
-        start_task(self._close, closed)  # of its own: what ignores its cancellation must not hold up who stops
-        with anyio.move_on_after(PATIENCE):
-            await closed.wait()
-        if not closed.is_set():
-            self._note(Note("node", "ERROR", "store_not_closed", {"seconds": PATIENCE}))
+        patience = PATIENCE if patience is None else patience
+        self._deadline = min(self._deadline, anyio.current_time() + patience)
+        for scope in self._waits:
+            scope.deadline = min(scope.deadline, self._deadline)
+        if self._closed is None:
+            self._closed = anyio.Event()
+            start_task(
+                self._close, self._closed
+            )  # of its own: what ignores its cancellation must not hold up who stops
+        closed = self._closed
+        with anyio.CancelScope(deadline=self._deadline) as scope:
+            self._waits.add(scope)
+            try:
+                await closed.wait()
+            finally:
+                self._waits.discard(scope)
+        if not closed.is_set() and not self._let_go:
+            self._let_go = self._refusing = True
+            self._note(Note("node", "ERROR", "store_not_closed", {"seconds": patience}))
 
     async def _close(self, closed: anyio.Event) -> None:
         try:
+            while self._saving is not None:  # also where it is let go: a store is never closed under a save
+                await self._saving.ended.wait()
+            self._refusing = True
             await self._store.aclose()
-        except BaseException as error:  # noqa: BLE001 - it may raise anything, and the server stops all the same
+        except BaseException as error:  # it may raise anything, and the server stops all the same
+            if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled():
+                raise  # the event loop ends
             self._note(Note("node", "ERROR", "store_not_closed", {}, error))
         finally:
             self._opened = None
             closed.set()
+
+
+class _Save(NamedTuple):
+    """A save that is under way, since `began` (seconds of the event loop's clock)."""
+
+    batch: int
+    began: float
+    ended: anyio.Event
+
+
+def _checked(stored: object) -> StoredSession | None:
+    """What a store has loaded. Raises TypeError where that is no session."""
+    if stored is None or isinstance(stored, StoredSession):
+        return stored
+    raise TypeError(f"the store's load() returned {type(stored).__name__}, no StoredSession")
 
 
 def _cancelled() -> bool:

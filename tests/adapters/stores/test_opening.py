@@ -144,6 +144,51 @@ async def test_a_store_that_does_not_close_is_let_go(
     await anyio.lowlevel.checkpoint()
 
 
+async def test_everybody_who_closes_a_store_waits_no_longer_than_the_least_patient(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = anyio.Event()
+
+    class Stuck(Kept):
+        async def aclose(self) -> None:
+            await go_on.wait()
+
+    manager = Recorded(open_config(), agent=echo, store=Stuck())
+    with anyio.fail_after(PATIENCE), caplog.at_level(logging.ERROR, "qaws.node"):
+        await manager.open_store()
+        async with driven(manager, anyio_backend):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(manager.close_store, 600)
+                await anyio.wait_all_tasks_blocked()
+                await manager.close_store(0.01)
+            await manager.close_store(600)  # which has been let go
+            assert caplog.text.count("store_not_closed") == 1
+            go_on.set()
+            await until(lambda: manager.store_port is not None and manager.store_port.released)
+
+
+async def test_a_store_is_not_closed_under_a_save_that_does_not_end(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Kept()
+    server = anyio_server.WebSocketServer(WebSocketManager(open_config(), agent=echo, store=store))
+    with anyio.fail_after(PATIENCE), caplog.at_level(logging.ERROR, "qaws.node"):
+        await server.start()
+        async with connected(await tcp(server)) as client:
+            store.ready = anyio.Event()
+            await client.say("hola", id="m1")
+            await until(lambda: "save" in store.calls)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.stop_now)
+                await client.ended()
+        assert "store_not_closed" in caplog.text
+        assert server.manager.store_port is not None
+        assert not server.manager.store_port.released
+        assert store.calls == ["open", "save"]
+        store.ready.set()
+        await until(lambda: store.calls == ["open", "save", "close"])
+
+
 async def test_what_is_said_behind_the_end_is_not_kept(anyio_backend: str) -> None:
     store = Kept()
     manager = Recorded(open_config(), agent=echo, store=store)
@@ -177,8 +222,8 @@ class NoHost:
 
 def test_the_configuration_makes_the_store(tmp_path: Path) -> None:
     with_store = WebSocketManager(with_file(tmp_path / "q.db"), agent=echo)
-    assert isinstance(with_store._store and with_store._store._store, SqliteStore)
-    assert WebSocketManager(open_config(), agent=echo)._store is None
+    assert isinstance(with_store.store_port and with_store.store_port._store, SqliteStore)
+    assert WebSocketManager(open_config(), agent=echo).store_port is None
 
 
 # ── under ASGI ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,6 +255,33 @@ async def test_the_lifespan_fails_where_the_store_cannot_be_opened() -> None:
                 "type": "lifespan.startup.failed", "message": "qaws: the file is another program's",
             }  # fmt: skip
             await life.end()
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize(
+    ("unfinished", "error", "said"),
+    [
+        ((), OSError(13, "a secret"), "PermissionError"),
+        ((), RuntimeError("a secret"), "RuntimeError"),
+        (None, None, "no tuple of StoredSession"),
+        ((None,), None, "no tuple of StoredSession"),
+    ],
+)
+async def test_the_lifespan_fails_where_a_store_opens_in_no_way_that_it_should(
+    unfinished: Any, error: Exception | None, said: str
+) -> None:
+    store = Kept()
+    store.unfinished = unfinished
+    store.errors = [] if error is None else [error]
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            life = await AsgiHost(app_with(store), tasks).call("lifespan")
+            life.tell("lifespan.startup")
+            failed = await life.next()
+            await life.end()
+    assert failed["type"] == "lifespan.startup.failed"
+    assert failed["message"].startswith("qaws: the store cannot be opened: ")
+    assert failed["message"].endswith(said)
 
 
 async def test_without_a_lifespan_the_first_connections_open_the_store_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from qaws.stores import StoreError
 from qaws.stores.sqlite import SqliteStore
+from qaws_proto.inputs import LoadFailed
 from qaws_proto.records import EventRecord, RunRecord, StoredSession
 from tests.adapters.byte_servers import PATIENCE, echo, until
 from tests.adapters.peers import Peer, Recorded, driven, open_config
@@ -171,6 +172,19 @@ async def test_a_session_that_cannot_be_read_is_refused(
         assert "event 1 of session number 1" in caplog.text
         peer.say("chat_message", content="hola", id="m2", session_id="t")
         await peer.hear("agent_response", content="hola")
+
+
+async def test_what_is_no_session_fails_to_load(anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Kept()
+    store.sessions["s"] = 5  # type: ignore[assignment]  # the mistake of a user
+    async with serving(store, anyio_backend) as manager:
+        peer = Peer(manager)
+        with caplog.at_level(logging.ERROR, "qaws.node"):
+            peer.say("chat_message", content="hola", id="m1", session_id="s")
+            assert (await peer.hear("error")).error_code == "STORAGE_UNAVAILABLE"
+        (failed,) = [one for one in manager.inputs if isinstance(one, LoadFailed)]
+        assert isinstance(failed.cause, TypeError)
+        assert "load_failed" in caplog.text
 
 
 # ── restarts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
