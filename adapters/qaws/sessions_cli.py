@@ -62,7 +62,7 @@ def list_sessions(
             one.epoch[:8],
             str(one.events),
             _time(one.touched),
-            str(one.unfinished),
+            "?" if one.unfinished is None else str(one.unfinished),
         )
         for one in found
     ]

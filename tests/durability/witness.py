@@ -55,6 +55,7 @@ def stored_sessions(path: Path) -> dict[str, Stored]:
                 if isinstance(entry, Event):
                     events[entry.seq] = json.loads(entry.payload)
             assert len(events) == session.events
+            assert session.unfinished is not None
             found[session.session_id] = Stored(session.epoch, events, session.unfinished)
     return found
 

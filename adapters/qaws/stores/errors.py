@@ -21,23 +21,24 @@ _MEANINGS = {
 }
 
 
-def damaged(path: str, finding: str) -> StoreError:
-    """What to say of a file in which something is not as it was written (D5)."""
+def damaged(path: str, finding: str, *, export: bool = True) -> StoreError:
+    """What to say of a file in which something is not as it was written (D5); `export`: whether to advise that."""
+    rescue = f"`qaws sessions export --path {path}` prints what can still be read; then put" if export else "Put"
     return StoreError(
-        f"{path}: the database is damaged ({finding}); nothing was deleted. `qaws sessions export --path {path}` "
-        "prints what can still be read; then put an older copy in its place, or move it away to begin with an empty one"
+        f"{path}: the database is damaged ({finding}); nothing was deleted. {rescue} an older copy in its place, "
+        "or move it away to begin with an empty one"
     )
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Errors of SQLite and of the system as StoreErrors."""
+def explained(path: str, *, export: bool = True) -> Iterator[None]:
+    """Errors of SQLite and of the system as StoreErrors, which advise to `export` a damaged file, or do not."""
     try:
         yield
     except sqlite3.Error as error:
         code: int | None = getattr(error, "sqlite_errorcode", None)  # None: not by SQLite, but by Python's module
         if code is not None and code & PRIMARY == sqlite3.SQLITE_CORRUPT:
-            raise damaged(path, str(error)) from error
+            raise damaged(path, str(error), export=export) from error
         meaning = _MEANINGS.get(code & PRIMARY) if code is not None else None
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise StoreError(f"{path}: {meaning or error} ({name})") from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -19,7 +19,8 @@ BATCH = 500  # events that are read at once: no longer does the reader keep the 
 
 
 class SessionSummary(NamedTuple):
-    """What is known of a session without reading its events. `touched` is the time of its last record, in seconds."""
+    """What is known of a session without reading its events. `touched` is the time of its last record, in seconds;
+    `unfinished` the number of its unfinished runs, None where that cannot be read."""
 
     number: int
     owner: str
@@ -27,7 +28,7 @@ class SessionSummary(NamedTuple):
     epoch: str
     events: int
     touched: float
-    unfinished: int
+    unfinished: int | None
     head: int
 
 
@@ -53,7 +54,10 @@ class Damage(NamedTuple):
 
 
 class History:
-    """A store that is only read. Use `with open_history(path) as history`."""
+    """A store that is only read. Use `with open_history(path) as history`.
+
+    Everything can be read without an index: one that is damaged costs time, and nothing that was said.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
@@ -61,21 +65,39 @@ class History:
 
     def sessions(self, owner: str | None = None, session_id: str | None = None) -> list[SessionSummary]:
         """Sessions, of this owner and with this id where they are given; the one that spoke last comes first."""
-        with explained(self._path):
-            return [
-                SessionSummary(*row)
-                for row in self._connection.execute(
-                    "SELECT number, owner, session_id, epoch, CASE WHEN head THEN head - first + 1 ELSE 0 END, "
-                    "touched, (SELECT count(*) FROM runs WHERE session = sessions.number AND ended = 0), head "
-                    "FROM sessions WHERE owner = coalesce(?, owner) AND session_id = coalesce(?, session_id) "
-                    "ORDER BY touched DESC, number DESC",
-                    (owner, session_id),
+        with explained(self._path, export=False):
+            rows = self._connection.execute(
+                "SELECT touched, number, owner, session_id, epoch, first, head FROM sessions NOT INDEXED "
+                "WHERE owner = coalesce(?, owner) AND session_id = coalesce(?, session_id)",
+                (owner, session_id),
+            ).fetchall()
+        unfinished = self._unfinished()
+        return [
+            SessionSummary(
+                number,
+                name,
+                session,
+                epoch,
+                head - first + 1 if head else 0,
+                touched,
+                None if unfinished is None else unfinished.get(number, 0),
+                head,
+            )
+            for touched, number, name, session, epoch, first, head in sorted(rows, reverse=True)
+        ]
+
+    def _unfinished(self) -> dict[int, int] | None:
+        """The number of unfinished runs by session, without those that have none; None: it cannot be read."""
+        for table in ("runs", "runs NOT INDEXED"):
+            with suppress(sqlite3.DatabaseError):
+                return dict(
+                    self._connection.execute(f"SELECT session, count(*) FROM {table} WHERE ended = 0 GROUP BY session")
                 )
-            ]
+        return None
 
     def expired(self, before: float) -> list[SessionSummary]:
         """Those that `prune` would delete: nothing unfinished, and no record since `before`."""
-        return [one for one in self.sessions() if one.touched < before and not one.unfinished]
+        return [one for one in self.sessions() if one.touched < before and one.unfinished == 0]
 
     def entries(self, session: SessionSummary) -> Iterator[Message | Event | Damage]:
         """The conversation in order: each message before the first event of its run, and those without one at the end.
@@ -108,36 +130,70 @@ class History:
 
     def _payloads(self, session: SessionSummary, seqs: range) -> dict[int, bytes]:
         """Those of these events that are as they were written."""
+        where, arguments = "session = ? AND seq BETWEEN ? AND ?", (session.number, seqs[0], seqs[-1])
         try:
-            rows = self._connection.execute(
-                "SELECT seq, payload, checksum FROM events WHERE session = ? AND seq BETWEEN ? AND ?",
-                (session.number, seqs[0], seqs[-1]),
-            ).fetchall()
+            rows = self._rows("events", "seq, payload, checksum", where, arguments)
         except sqlite3.DatabaseError:
-            if len(seqs) == 1:
-                return {}
-            middle = len(seqs) // 2  # those that can be read are on either side of what cannot
-            return self._payloads(session, seqs[:middle]) | self._payloads(session, seqs[middle:])
+            rows, _ = self._scanned("events", "seq, payload, checksum", where, arguments)
+            rows += self._halved(session, seqs)
         return {
             seq: payload
             for seq, payload, checksum in rows
             if isinstance(payload, bytes) and event_sum(seq, payload) == checksum
         }
 
+    def _halved(self, session: SessionSummary, seqs: range) -> list[Any]:
+        """The rows of these events by the index: those that can be read are on either side of what cannot."""
+        rows: list[Any] = []
+        middle = len(seqs) // 2
+        for part in (seqs[:middle], seqs[middle:]):
+            if not part:
+                continue
+            try:
+                rows += self._rows(
+                    "events",
+                    "seq, payload, checksum",
+                    "session = ? AND seq BETWEEN ? AND ?",
+                    (session.number, part[0], part[-1]),
+                )
+            except sqlite3.DatabaseError:
+                rows += self._halved(session, part) if len(part) > 1 else []
+        return rows
+
     def _messages(self, session: SessionSummary, run_id: str | None = None) -> Iterator[Message | Damage]:
         """The message of a run, or without one those of all unfinished runs."""
-        which = "ended = 0" if run_id is None else "run_id = ?"
+        where = "session = ? AND " + ("ended = 0" if run_id is None else "run_id = ?")
+        arguments = (session.number,) if run_id is None else (session.number, run_id)
+        columns, failure = "number, run_id, user_id, message, checksum", None
         try:
-            for run, user_id, message, checksum in self._connection.execute(
-                f"SELECT run_id, user_id, message, checksum FROM runs WHERE session = ? AND {which} ORDER BY number",
-                (session.number,) if run_id is None else (session.number, run_id),
-            ).fetchall():
-                if isinstance(message, bytes) and run_sum(run, message) == checksum:
-                    yield Message(run, user_id, message)
-                else:
-                    yield Damage(f"the message of run {run} is damaged")
-        except sqlite3.DatabaseError as error:
-            yield Damage(f"messages cannot be read: {error}")
+            rows = self._rows("runs", columns, where, arguments)
+        except sqlite3.DatabaseError:
+            rows, failure = self._scanned("runs", columns, where, arguments)
+        for _, run, user_id, message, checksum in sorted(rows):
+            if isinstance(message, bytes) and run_sum(run, message) == checksum:
+                yield Message(run, user_id, message)
+            else:
+                yield Damage(f"the message of run {run} is damaged")
+        if failure is not None and (run_id is None or not rows):
+            yield Damage(f"messages cannot be read: {failure}")
+
+    def _rows(self, table: str, columns: str, where: str, arguments: Sequence[object]) -> list[Any]:
+        return self._connection.execute(f"SELECT {columns} FROM {table} WHERE {where}", arguments).fetchall()
+
+    def _scanned(
+        self, table: str, columns: str, where: str, arguments: Sequence[object]
+    ) -> tuple[list[Any], sqlite3.DatabaseError | None]:
+        """The rows without an index, from both ends of the table up to what cannot be read; and why it cannot."""
+        rows: dict[int, Any] = {}
+        failure: sqlite3.DatabaseError | None = None
+        for order in ("ASC", "DESC"):
+            query = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE {where} ORDER BY rowid {order}"
+            try:
+                for number, *row in self._connection.execute(query, arguments):
+                    rows[number] = row
+            except sqlite3.DatabaseError as error:
+                failure = error
+        return list(rows.values()), failure
 
 
 @contextmanager
@@ -146,10 +202,10 @@ def open_history(path: str) -> Iterator[History]:
     path = os.path.realpath(path)
     if not os.path.isfile(path):
         raise StoreError(f"{path}: there is no such file")
-    with explained(path):
+    with explained(path, export=False):
         connection = connect(path, "ro")
     with closing(connection):
-        with explained(path):
+        with explained(path, export=False):
             version = version_of(connection, path)
         if version < len(MIGRATIONS):
             raise StoreError(f"{path}: an older qaws has written this file; serve it once to bring it up to date")

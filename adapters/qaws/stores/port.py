@@ -131,8 +131,8 @@ class StorePort:
             self._feed(SaveFailed(save.batch, StoreError("the store did not answer")))
 
     async def close(self, patience: float | None = None) -> None:
-        """Close the store behind the last save. It has `patience` seconds (`PATIENCE` without), then it is let go. Twice
-        is once: others that wait already wait no longer than this one."""
+        """Close the store behind the last save. It has `patience` seconds (or `PATIENCE`), then it is let go. Twice is
+        once: others that wait already wait no longer than this one."""
         if self._opened is None:
             return
         patience = PATIENCE if patience is None else patience

@@ -211,6 +211,59 @@ def test_what_a_damaged_page_leaves_is_exported() -> None:
     assert f"events {missing[0]} to {missing[-1]} are missing or damaged" in complaints
 
 
+def overwrite(path: str, name: str) -> None:
+    """Damage the first page of a table or index."""
+    with opened(path) as other:
+        (page,) = other.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+    data = bytearray(Path(path).read_bytes())
+    data[(page - 1) * size : page * size] = b"\xa5" * size
+    Path(path).write_bytes(data)
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize(
+    "index",
+    [
+        "sqlite_autoindex_sessions_1",
+        "sessions_by_time",
+        "sqlite_autoindex_events_1",
+        "sqlite_autoindex_runs_1",
+        "runs_by_session",
+        "runs_unfinished",
+    ],
+)
+def test_a_damaged_index_costs_nothing_that_was_said(index: str) -> None:
+    path = store((CONVERSATION, 0), (ended("t"), 3))
+    commands = [["sessions", "list"], ["sessions", "export"], ["sessions", "export", "--owner", "ada"]]
+    whole = [qaws(*command, "--path", path) for command in commands]
+    overwrite(path, index)
+    assert [qaws(*command, "--path", path) for command in commands] == whole
+    assert qaws("sessions", "show", "ada", "s", "--path", path)[0] == SHOWN
+
+
+@pytest.mark.row("D5")
+def test_sessions_are_listed_where_their_runs_cannot_be_read() -> None:
+    path = store((CONVERSATION, 0), (ended("t"), 3))
+    for name in ("runs", "runs_unfinished"):
+        overwrite(path, name)
+    lines = qaws("sessions", "list", "--path", path)[0].splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["?", "?"]
+    assert qaws("sessions", "prune", "--older-than", "1", "--dry-run", "--path", path)[0][0] == "0"
+    printed, complaints = qaws("sessions", "export", "--path", path, status=1)
+    assert [line["seq"] for line in map(json.loads, printed.splitlines())] == [*range(1, 8), 1]
+    assert "messages cannot be read" in complaints
+
+
+@pytest.mark.row("D5")
+def test_an_export_that_is_not_possible_does_not_advise_an_export() -> None:
+    path = store((CONVERSATION, 0))
+    overwrite(path, "sessions")
+    complaint = qaws("sessions", "export", "--path", path, status=1)[1]
+    assert "is damaged" in complaint
+    assert "qaws sessions export" not in complaint
+
+
 def test_a_reader_that_goes_away_ends_the_export_without_a_word() -> None:
     records = [EventRecord("ada", "s", "e", seq, b'{"n":"%1000d"}' % seq) for seq in range(1, 1001)]
     command = [sys.executable, "-m", "qaws", "sessions", "export", "--path", store((records, 0))]
