@@ -7,6 +7,7 @@ Everything that a turn says goes into one `SaveRecords`; what is said while that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import NamedTuple
 
 from ..clock import Now, Reason, Timers
@@ -18,6 +19,7 @@ from .run import Run
 from .session import Session
 
 RECORD = 256  # bytes that a message counts beside its text
+NOTE_INTERVAL = 10.0  # seconds between two notes that saving fails, while it does
 
 
 class Entry(NamedTuple):
@@ -43,6 +45,7 @@ class Journal:
         self._batch = 0  # the number of the one that is being saved, or was last
         self._size = 0  # bytes of all of them
         self.failing = False  # the last one failed, and some of it is to be tried again
+        self._noted_at = -inf  # when it was last noted that saving fails; -inf: not since something was saved
 
     @property
     def pending(self) -> bool:
@@ -72,6 +75,8 @@ class Journal:
         if batch != self._batch:
             return
         saved, self._saving = self._saving, []
+        if saved:
+            self._noted_at = -inf
         for entry in saved:
             self._count(entry, -1)
             yield entry
@@ -89,7 +94,9 @@ class Journal:
                 self._waiting.append(_moved(entry, seqs))
         for entry in self._waiting:
             self._count(entry, 1)
-        self._outbox.add(Note("node", "ERROR", "save_failed", {"batch": batch, "refused": len(refused)}, cause))
+        if now.mono >= self._noted_at + NOTE_INTERVAL:
+            self._noted_at = now.mono
+            self._outbox.add(Note("node", "ERROR", "save_failed", {"batch": batch, "refused": len(refused)}, cause))
         if self._waiting:
             self.failing = True
             self._timers.set(Reason.STORE, 0, now.mono + self._config.retry)

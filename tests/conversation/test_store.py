@@ -188,6 +188,24 @@ def test_what_a_run_says_is_tried_again_and_messages_are_refused_meanwhile() -> 
 
 
 @pytest.mark.row("D4")
+def test_the_log_is_told_at_once_that_saving_fails_and_then_every_ten_seconds() -> None:
+    node, client = slow_store()
+    client.chat(id="m1", stream=True)
+    node.answer()
+    node.chunk(node.only_run, "a")
+    counts = []
+    for _ in range(22):
+        node.answer(fail=True)
+        counts.append(sum(note.name == "save_failed" for note in node.notes))
+        node.advance(1)
+    assert counts == [1] * 10 + [2] * 10 + [3] * 2
+    node.answer()
+    node.chunk(node.only_run, "b")
+    node.answer(fail=True)  # anew
+    assert sum(note.name == "save_failed" for note in node.notes) == 4
+
+
+@pytest.mark.row("D4")
 def test_the_cancel_of_a_message_that_could_not_be_kept_goes_with_it() -> None:
     node, client = slow_store()
     client.chat(id="m1")

@@ -22,7 +22,8 @@ class NoteLogger:
     """Writes each note to the logger of its topic: `qaws.connection`, `qaws.run`, `qaws.message` …
 
     The text of an agent's exception may hold secrets, so it is written only where `log_agent_errors` says so; its type
-    and the places in the code always are (C12, G2). The text of a StoreError is for the operator.
+    and the places in the code always are (C12, G2). The text of a StoreError is for the operator, and says all that
+    there is to say.
     """
 
     def __init__(self, config: LoggingConfig) -> None:
@@ -46,7 +47,7 @@ class NoteLogger:
                 lines.append(f"  raised={printable(type(error).__qualname__)}")
                 if self._agent_errors or isinstance(error, StoreError):
                     lines[-1] += f" text={printable(_text(error))}"
-                lines += _places(error)
+                lines += [] if isinstance(error, StoreError) else _places(error)
         logger.log(level, "%s", "\n".join(lines))
 
 
@@ -60,6 +61,8 @@ def _errors(error: BaseException | None) -> Iterator[BaseException]:
             continue
         seen.add(id(error))
         yield error
+        if isinstance(error, StoreError):
+            continue
         left += [error.__cause__ or (None if error.__suppress_context__ else error.__context__)]
         left += reversed(error.exceptions) if isinstance(error, BaseExceptionGroup) else ()
 

@@ -111,6 +111,7 @@ async def test_what_a_store_says_is_in_the_log(anyio_backend: str, caplog: pytes
             await peer.hear("error")
         assert "save_failed" in caplog.text
         assert 'raised=StoreError text="/srv/q.db: the disk is full\\nreally"' in caplog.text
+        assert ".py:" not in caplog.records[-1].getMessage()  # no places: an operator needs none
 
 
 async def test_messages_of_many_turns_are_saved_together(anyio_backend: str) -> None:
