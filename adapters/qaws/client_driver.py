@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import random
 import secrets
@@ -52,7 +53,7 @@ class ClientDriver:
 
         Raises ValueError where the settings cannot stand in an HTTP request.
         """
-        self.token_error: Exception | None = None  # what the last token could not be got for
+        self.token_error: BaseException | None = None  # what the last token could not be got for
         self._node = Client(settings, ids=lambda: secrets.token_hex(16), jitter=random.random)
         self._address = address
         self._context = context
@@ -137,9 +138,23 @@ class ClientDriver:
             with anyio.fail_after(self._patience):
                 token = self._token() if callable(self._token) else self._token
                 token = await token if inspect.isawaitable(token) else token
-        except Exception as error:  # noqa: BLE001 - the caller's own function may raise anything
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # the caller's own function may raise anything, a cancellation of others too
+            if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled():
+                raise
             self.token_error = error
             return TokenFailed(f"no token could be got: {type(error).__name__}")
         if not isinstance(token, str):
             return TokenFailed(f"no token could be got: {type(token).__name__} is none")
         return TokenFetched(token)
+
+
+def _cancelled() -> bool:
+    """Whether this task has been told to stop, and not something that it waited for."""
+    if anyio.current_effective_deadline() == float("-inf"):
+        return True
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -370,6 +371,25 @@ async def test_a_token_that_is_missing_or_wrong_is_an_error_of_its_own(adapter: 
         assert isinstance(error.value.__cause__, ZeroDivisionError)
         assert "division" not in str(error.value)
         await until(lambda: node.manager.gateway.connections == 0)
+
+
+class Foreign(BaseException):
+    """What another library stops its tasks with."""
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, Foreign, SystemExit])
+async def test_a_token_that_others_have_cancelled_could_not_be_got(
+    adapter: Adapter, raised: type[BaseException]
+) -> None:
+    async def fetch() -> str:
+        await anyio.lowlevel.checkpoint()
+        raise raised
+
+    async with serving(adapter, **guarded()) as node:
+        error = await refused(QAWebSocketClient(url(node), token=fetch))
+        assert isinstance(error, AuthenticationError)
+        assert error.code == "TOKEN_UNAVAILABLE"
+        assert isinstance(error.__cause__, raised)
 
 
 async def test_a_token_that_does_not_come_ends_the_attempt(adapter: Adapter) -> None:
