@@ -128,7 +128,7 @@ class QAWebSocketClient:
             self._driver = self._make_driver()
         except ValueError:  # whose text may quote a header
             raise ValueError(
-                f"{str(self._address)!r} is no usable address, or a header or the session's name cannot be sent"
+                f"{self._address.origin!r} is no usable address, or a header or the session's name cannot be sent"
             ) from None
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -23,6 +24,7 @@ READ = 64 * 1024  # bytes
 UNSENT = 64 * 1024  # bytes beyond which nothing more is read: a server that floods us with pings has to read as well
 LINGER = 1.0  # seconds for the last bytes to go out
 
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # as versions of OpenSSL call what is none
 BROKEN = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.BusyResourceError, anyio.EndOfStream)
 
 
@@ -35,24 +37,41 @@ class Address(NamedTuple):
     host: str  # as in the Host header
     target: str
 
+    @property
+    def origin(self) -> str:
+        """The URL as far as its host and port."""
+        return f"{'wss' if self.secure else 'ws'}://{self.host}"
+
     def __str__(self) -> str:
         """The URL without what may be secret in it: user, password and query."""
-        return f"{'wss' if self.secure else 'ws'}://{self.host}{self.target.partition('?')[0]}"
+        return f"{self.origin}{self.target.partition('?')[0]}"
 
 
 def parse_address(url: str) -> Address:
     """The address of a `ws://` or `wss://` URL. Raises ValueError where it is none."""
     try:
         parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"{_origin(url)!r} is no address: its host is none") from None
+    try:
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} is no address: {error}") from None
+    except ValueError:  # which quotes what may be a password
+        raise ValueError(f"{_origin(url)!r} is no address: its port is no number from 0 to 65535") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError(f"{url!r} is no WebSocket address; one looks like ws://localhost:8765/")
+        raise ValueError(f"{_origin(url)!r} is no WebSocket address; one looks like ws://localhost:8765/")
     secure = parts.scheme == "wss"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
     return Address(secure, parts.hostname, (443 if secure else 80) if port is None else port, host, target)
+
+
+def _origin(url: str) -> str:
+    """Scheme and name of what may be no URL: nothing that may be a user, a password or a query, and so no port."""
+    scheme, _, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", "")
+    netloc = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or "@" in rest[len(netloc) :]:
+        return "…"  # where the name is, is anybody's guess
+    return f"{scheme}://{re.sub(r':[^:]*$', '', netloc.rpartition('@')[2])}"
 
 
 class ClientTransport:
@@ -163,6 +182,13 @@ def _reason(error: Exception) -> str:
     first = cause if isinstance(cause, OSError) else error
     if isinstance(first, ssl.SSLCertVerificationError):
         return first.verify_message
+    if isinstance(first, ssl.SSLError):  # its errno is none of the operating system
+        return "no TLS is spoken there" if first.reason in NO_TLS else _words(first)
     if isinstance(first, OSError) and type(first) is not socket.gaierror and first.errno:
         return os.strerror(first.errno)  # what event loops make of it differs
     return getattr(first, "strerror", None) or str(first) or type(first).__name__
+
+
+def _words(error: ssl.SSLError) -> str:
+    """What OpenSSL says, as words."""
+    return error.reason.lower().replace("_", " ") if error.reason else error.strerror or type(error).__name__

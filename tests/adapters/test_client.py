@@ -489,6 +489,29 @@ async def test_what_is_no_address_is_refused_at_once(address: str, said: str) ->
         QAWebSocketClient(address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://hush:hush@localhost/?token=hush",
+        "ws://hush:hush@localhost:hush/?token=hush",
+        "ws://user:hush",
+        "ws://hush:hush/hush@localhost/",
+        "ws://hush:hush?hush@localhost/",
+        "ws://hush@[::1/?token=hush",
+        "hush:hush@localhost",
+        "http://hush://hush@localhost",
+        "ws://hush:hush@localhost/ñ?token=hush",
+        "ws://localhost/hush ñ",
+    ],
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_no_address_is_refused_without_what_may_be_secret_in_it(address: str) -> None:
+    with pytest.raises(ValueError, match="is no") as error:
+        QAWebSocketClient(address)
+    assert "hush" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_header_that_cannot_be_sent_is_refused_without_its_value() -> None:
     with pytest.raises(ValueError, match="or a header or the session's name cannot be sent") as error:
@@ -565,6 +588,12 @@ async def test_wss_trusts_what_it_is_told_to_and_nothing_else(adapter: Adapter, 
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         async with QAWebSocketClient(address, ssl_context=context) as client:
             assert client.connected
+
+
+async def test_wss_where_no_tls_is_spoken_is_said_to_be_that(adapter: Adapter) -> None:
+    async with serving(adapter) as node:
+        error = await refused(QAWebSocketClient(f"wss://127.0.0.1:{node.port}/"))
+        assert str(error).endswith(f"127.0.0.1:{node.port}: no TLS is spoken there (CONNECT_FAILED)")
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
