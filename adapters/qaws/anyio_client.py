@@ -38,7 +38,7 @@ from qaws_proto.events import CONTENT_LENGTH, AgentResponse, ChatMessage, ErrorE
 from .auth import WebSocketAuth
 from .client_driver import ClientDriver, Token
 from .client_errors import AnswerTimeout, AuthenticationError, ClientError, ClosedError, of_fault
-from .client_inbox import Answer, Gate, Inbox, length_of
+from .client_inbox import Answer, Gate, Inbox, size_of
 from .client_transport import parse_address
 
 State = Literal["connected", "reconnecting", "closed"]
@@ -345,7 +345,7 @@ class QAWebSocketClient:
         if isinstance(event, AgentResponse | ErrorEvent):
             self._pending.discard(message_id or "")
             self._make_room()
-        self._inbox.put(event, length_of(event))
+        self._inbox.put(event, size_of(event))
 
     def _welcomed(self, effect: Welcomed) -> None:
         self.user_id, self.session_id = self._named or effect.user_id, effect.session_id

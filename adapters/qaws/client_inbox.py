@@ -11,8 +11,9 @@ from qaws_proto.events import AgentChunk, AgentResponse, ErrorEvent, ServerEvent
 
 from .client_errors import AnswerCancelled, AnswerLost, ClientError, of_event
 
-UNREAD = 4 * 1024 * 1024  # characters that may wait for one reader, with `EVENT` for each item
-EVENT = 256
+UNREAD = 4 * 1024 * 1024  # about as many bytes may wait for one reader: a character counts one, and besides
+EVENT = 1500  # an event, whatever is in it
+PIECE = 256  # and a piece of text
 
 Item = TypeVar("Item")
 
@@ -68,10 +69,10 @@ class Inbox(Generic[Item]):
         self._read = read
         self._bound()
 
-    def put(self, item: Item, length: int) -> None:
-        """One more, of so many characters."""
-        self._items.append((item, length + EVENT))
-        self._size += length + EVENT
+    def put(self, item: Item, size: int) -> None:
+        """One more, of so many bytes."""
+        self._items.append((item, size))
+        self._size += size
         self._bound()
         self._changed.set()
 
@@ -111,10 +112,10 @@ class Inbox(Generic[Item]):
             self._gate.release(self)
 
 
-def length_of(event: ServerEvents) -> int:
-    """The characters of an event that count."""
+def size_of(event: ServerEvents) -> int:
+    """About how many bytes an event takes."""
     content = event.data.get("content") if isinstance(event, SystemEvent) else getattr(event, "content", None)
-    return len(content) if isinstance(content, str) else 0
+    return EVENT + (len(content) if isinstance(content, str) else 0)
 
 
 class Answer:
@@ -174,7 +175,7 @@ class Answer:
         elif text:
             self._told.append(text)
             self._length += len(text)
-            self._unread.put(text, len(text))
+            self._unread.put(text, PIECE + len(text))
 
     def _respond(self, response: AgentResponse) -> None:
         if response.content.startswith("".join(self._told)):

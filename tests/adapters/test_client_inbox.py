@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, Literal
 
 import anyio
 import pytest
 
 from qaws import AnswerCancelled, AnswerError, AnswerLost, ClosedError
-from qaws.client_inbox import EVENT, UNREAD, Answer, Gate, Inbox
+from qaws.client_inbox import EVENT, UNREAD, Answer, Gate, Inbox, size_of
+from qaws_proto.client.events import read_event
 from qaws_proto.events import AgentChunk, AgentResponse, ErrorEvent, ServerEvents, SystemEvent
 
 pytestmark = pytest.mark.anyio
@@ -95,12 +97,12 @@ async def test_the_first_end_is_the_end() -> None:
 async def test_the_gate_is_shut_while_one_of_them_has_too_much_unread() -> None:
     gate = Gate()
     one, other = Inbox[str](gate, read=True), Inbox[str](gate, read=True)
-    one.put("x", UNREAD - EVENT)
+    one.put("x", UNREAD)
     other.put("x", 1)
     assert gate.open
-    one.put("y", 0)
+    one.put("y", 1)
     other.put("x", UNREAD)
-    other.put("y", 0)
+    other.put("y", 1)
     assert not gate.open
     assert [await one.get(), gate.open] == ["x", False]
     assert [await other.get(), gate.open] == ["x", False]
@@ -114,7 +116,7 @@ async def test_the_gate_is_shut_while_one_of_them_has_too_much_unread() -> None:
 async def test_what_nobody_will_read_opens_the_gate() -> None:
     gate = Gate()
     inbox = Inbox[str](gate, read=True)
-    inbox.put("x", UNREAD)
+    inbox.put("x", UNREAD + 1)
     assert not gate.open
     inbox.forget()
     assert gate.open
@@ -126,7 +128,7 @@ async def test_while_nobody_reads_the_newest_are_kept_and_the_gate_is_open() -> 
     gate = Gate()
     inbox = Inbox[int](gate, read=False)
     for number in range(10):
-        inbox.put(number, UNREAD // 4)
+        inbox.put(number, UNREAD // 4 + 1)
     assert gate.open
     inbox.read = True
     inbox.put(10, UNREAD)
@@ -134,7 +136,23 @@ async def test_while_nobody_reads_the_newest_are_kept_and_the_gate_is_open() -> 
     inbox.end()
     heard = [await inbox.get() for _ in range(4)]
     assert heard == [7, 8, 9, 10]
-    inbox.put(11, UNREAD)
+    inbox.put(11, UNREAD + 1)
     inbox.read = False
     assert gate.open
     assert await inbox.get() is None
+
+
+@pytest.mark.parametrize("length", [1, 100, 10_000])
+async def test_what_is_unread_takes_about_what_it_may(length: int) -> None:
+    inbox = Inbox[ServerEvents](Gate(), read=False)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2 * UNREAD // (EVENT + length)):
+            event = read_event(chunk("x" * length, number).model_dump_json())
+            assert isinstance(event, AgentChunk)
+            inbox.put(event, size_of(event))
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert UNREAD / 2 < held < UNREAD * 3 / 2
