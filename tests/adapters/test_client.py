@@ -630,6 +630,20 @@ async def test_closing_ends_what_waits_and_what_comes_later(adapter: Adapter) ->
         agent.release.set()  # the run has gone on
 
 
+async def test_behind_a_close_no_task_and_no_socket_is_left(adapter: Adapter) -> None:
+    async with serving(adapter) as node:
+        client = QAWebSocketClient(url(node))
+        await client.connect()
+        transport = client._driver._transport
+        assert transport is not None
+        assert transport._stream is not None
+        stream = transport._stream
+        await client.close()
+        assert client._driver._host.running == 0
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
+
+
 async def test_before_it_is_connected_nothing_can_be_said(adapter: Adapter) -> None:
     client = QAWebSocketClient("ws://localhost/")
     with pytest.raises(ClosedError, match="not connected"):

@@ -153,6 +153,33 @@ async def test_a_function_that_hangs_is_asked_again_for_the_next_connection(adap
     assert asked >= 3
 
 
+async def test_a_refresh_that_hangs_is_given_up_and_the_next_token_is_fetched(adapter: Adapter) -> None:
+    guarded: dict[str, Any] = {"security": {"authentication": {"enabled": True, "jwt_secret": SECRET}}}
+    asked = 0
+    gave_up = anyio.Event()
+    async with serving(adapter, **guarded) as node, proxying(node.port) as proxy:
+
+        async def fetch() -> str:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    gave_up.set()
+            # One minute before its end the server asks for another one.
+            return WebSocketAuth(node.manager.config).generate_token("ana", expires_in=61)
+
+        async with QAWebSocketClient(proxy.url(), token=fetch, connect_timeout=1, backoff_cap=0.01) as client:
+            with anyio.fail_after(PATIENCE):
+                await gave_up.wait()
+                assert (await client.ask("?")).content == "?"
+                assert proxy.connections == 1
+                proxy.reset()
+                assert (await client.ask("?")).content == "?"
+    assert asked >= 3
+
+
 async def test_a_function_that_hangs_is_left_when_the_client_is(adapter: Adapter) -> None:
     guarded: dict[str, Any] = {"security": {"authentication": {"enabled": True, "jwt_secret": SECRET}}}
     entered = anyio.Event()
