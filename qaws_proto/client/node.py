@@ -52,6 +52,7 @@ from .session import ACCEPTED, Broken, ClientSession, Stage
 from .texts import TooMuch
 
 NORMAL = 1000  # the close code of who is done (RFC 6455 section 7.4.1)
+RESUMES = 5  # in a row that a connection may leave unanswered
 REASON_LENGTH = 80  # characters of a server's reason phrase that people are shown
 _AUTH_CODES = {fault.value.code for fault in (Fault.AUTH_REQUIRED, Fault.AUTH_FAILED, Fault.TOKEN_EXPIRED)}
 
@@ -111,6 +112,7 @@ class Client:
         self._comeback = Comeback(config, jitter)
         self._patience = Backoff(config.backoff_base, config.backoff_cap, jitter)  # on one connection
         self._user_id = ""
+        self._resumes = 0  # in a row that this connection could not answer
         self._welcomed = False  # on this connection
         self._known = False  # from an earlier one
         self._fetching = False  # a token
@@ -189,6 +191,7 @@ class Client:
         self._enter(Phase.OPENING)
         self._comeback.begin()
         self._patience.reset()
+        self._resumes = 0
         self._welcomed = False
         self._effects.append(OpenTransport())
         self._timers.set(Reason.CONNECT, 0, now.mono + self._config.connect_timeout)
@@ -337,8 +340,24 @@ class Client:
         elif retry_of_error(event.error_code) is Retry.NO:
             self._leave(ClientFault(event.error_code, event.error_message))
         else:
-            self._timers.clear(Reason.CONNECT, 0)
-            self._timers.set(Reason.RESUME, 0, now.mono + self._patience.next(wait))
+            self._unanswered(ClientFault(event.error_code, event.error_message, retry_after=wait or None), now)
+
+    def _unanswered(self, fault: ClientFault, now: Now) -> None:
+        """The server cannot say now what became of the session: ask again in a while, and not without end.
+
+        On the way to the first welcome the time for all of it together goes on.
+        """
+        self._resumes += 1
+        if not (self._known or self._config.insist):
+            self._leave(fault)
+        elif self._resumes == RESUMES:
+            assert self._connection is not None
+            self._connection.close(NORMAL)
+            self._lose(fault, Retry.BACK_OFF, now)
+        else:
+            if self._known:
+                self._timers.clear(Reason.CONNECT, 0)
+            self._timers.set(Reason.RESUME, 0, now.mono + self._patience.next(fault.retry_after or 0.0))
 
     def _check_flow(self, now: Now) -> None:
         """Until everything that was missed is here there is a time limit; then messages flow, and we acknowledge."""
@@ -350,6 +369,7 @@ class Client:
             return
         timers.clear(Reason.CONNECT, 0)
         timers.clear(Reason.RESUME, 0)
+        self._resumes = 0
         if not self._welcomed:
             self._comeback.flows(now)
             assert session.id is not None
@@ -411,7 +431,8 @@ class Client:
                 if not self._connection.alive(now):
                     self._lose(ClientFault("LOST", "the server has gone silent"), Retry.BACK_OFF, now)
             elif reason is Reason.RESUME:
-                self._timers.set(Reason.CONNECT, 0, now.mono + self._config.connect_timeout)
+                if self._known:
+                    self._timers.set(Reason.CONNECT, 0, now.mono + self._config.connect_timeout)
                 self._session.ask_again()
             elif reason is Reason.RESEND:
                 self._session.post_refused()

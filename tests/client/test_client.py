@@ -27,6 +27,7 @@ from qaws_proto.client.io import (
     TransportOpened,
     Welcomed,
 )
+from qaws_proto.client.node import RESUMES
 from qaws_proto.events import ChatMessage
 from qaws_proto.faults import Fault
 from qaws_proto.wire.frames import Frames
@@ -494,10 +495,9 @@ def test_a_wait_is_a_day_at_most() -> None:
     ],
 )
 def test_a_resume_that_cannot_be_answered_is_sent_again(answer: Event, wait: float) -> None:
-    under = ClientUnderTest(session_id=SESSION, heartbeat=1000)
-    under.upgrade()
-    under.tell(established())
-    asked = under.expect("resume")
+    under = welcomed(heartbeat=1000)
+    under.ask("hi", "m1")
+    asked = under.reconnect()
     under.tell(answer)
     assert under.take() == []
     under.advance(wait - 0.1)
@@ -506,15 +506,68 @@ def test_a_resume_that_cannot_be_answered_is_sent_again(answer: Event, wait: flo
     under.advance(0.1)
     assert under.expect("resume") == asked
     under.advance(10)
+    under.expect_wait(0.5)
+
+
+@pytest.mark.parametrize("code", ["STORAGE_UNAVAILABLE", "RATE_LIMIT", "OF_NEXT_YEAR"])
+def test_a_first_resume_that_cannot_be_answered_ends_a_client_that_does_not_insist(code: str) -> None:
+    under = ClientUnderTest(session_id=SESSION, insist=False)
+    under.upgrade()
+    under.tell(established())
+    under.expect("resume")
+    under.tell(error(code, details={"retry_after": 60}))
+    under.expect_close(1000)
+    under.expect_end(code, text=f"about {code}", retry_after=60.0)
+
+
+def test_before_the_first_welcome_asking_again_takes_no_more_time_than_there_is() -> None:
+    under = ClientUnderTest(session_id=SESSION, connect_timeout=2.0, heartbeat=1000)
+    under.upgrade()
+    begun = under.now.mono
+    under.tell(established(), error("STORAGE_UNAVAILABLE"))
+    under.advance(1.5)
+    under.tell(error("STORAGE_UNAVAILABLE"))
+    under.advance(0.5)
+    assert under.now.mono == begun + 2
     under.expect_wait(0.25)
 
 
+def test_a_resume_that_is_never_answered_is_an_attempt_that_failed() -> None:
+    under = welcomed(heartbeat=1000, max_attempts=2)
+    under.ask("hi", "m1")
+    for _ in range(2):
+        asked = under.reconnect()
+        for _ in range(RESUMES - 1):
+            under.tell(error("STORAGE_UNAVAILABLE"))
+            under.advance(9)  # it is asked again in time
+            assert under.expect("resume") == asked
+        under.tell(error("STORAGE_UNAVAILABLE", details={"retry_after": 7}))
+        under.expect_close(1000)
+        assert under.transport is None
+    under.expect_end("STORAGE_UNAVAILABLE", retry_after=7.0)
+
+
+def test_a_resume_that_is_answered_in_the_end_counts_anew() -> None:
+    under = welcomed(heartbeat=1000)
+    under.ask("hi", "m1")
+    under.reconnect()
+    for _ in range(3):
+        for _ in range(RESUMES - 1):
+            under.tell(error("STORAGE_UNAVAILABLE"))
+            under.advance(9)
+        under.tell(gap(1, 0), resumed(1, 0))
+        assert len(under.welcomes) == 2
+        under.tell(gap(1, 0))  # another snapshot, unasked
+    assert under.transport == "open"
+
+
 def test_an_answer_that_comes_unasked_is_as_good() -> None:
-    under = ClientUnderTest(session_id=SESSION, heartbeat=1000)
-    under.upgrade()
-    under.tell(established(), error("RATE_LIMIT", details={"retry_after": 60}))
-    under.tell(gap(6, 5), resumed(6, 5))
-    assert len(under.welcomes) == 1
+    under = welcomed(heartbeat=1000)
+    under.ask("hi", "m1")
+    under.reconnect()
+    under.tell(error("RATE_LIMIT", details={"retry_after": 60}))
+    under.tell(gap(1, 0), resumed(1, 0))
+    assert len(under.welcomes) == 2
     under.advance(200)
     assert under.transport == "open"
 
