@@ -8,6 +8,7 @@ from qaws_proto.client.io import ClientFault
 from qaws_proto.events import AgentResponse, ErrorEvent
 
 LOST = "LOST"  # what was accepted, and is neither worked on nor held any more
+ANSWERED = "ANSWERED"  # under an id that was used before, and its answer is not held any more
 AUTHENTICATION = frozenset({"AUTH_REQUIRED", "AUTH_FAILED", "TOKEN_EXPIRED", "FORBIDDEN", "TOKEN_UNAVAILABLE"})
 
 
@@ -103,7 +104,7 @@ def of_event(event: ErrorEvent, message_id: str) -> AnswerError:
     """The error of a message that was answered by one."""
     details = event.details or {}
     wait, error_id = details.get("retry_after"), details.get("error_id")
-    kind = AnswerLost if event.error_code == LOST else AnswerError
+    kind = AnswerLost if event.error_code in (LOST, ANSWERED) else AnswerError
     return kind(
         event.error_message,
         code=event.error_code,

@@ -10,7 +10,7 @@ from ..events import ChatMessage
 class Message:
     """One message, from when it is asked for to its end."""
 
-    __slots__ = ("accepted", "cancelled", "chat", "id", "refused", "round", "run_id", "sends")
+    __slots__ = ("accepted", "cancelled", "chat", "id", "refused", "repeated", "round", "run_id", "sends")
 
     def __init__(self, message_id: str, chat: ChatMessage) -> None:
         self.id = message_id
@@ -19,6 +19,7 @@ class Message:
         self.refused = False  # it could not be taken just now, and is sent again in a while
         self.cancelled = False  # it should be
         self.accepted = False
+        self.repeated = False  # the server had it before: what it led to may have been told long ago
         self.run_id: str | None = None
         self.round = 0  # of snapshots, when it was accepted
 

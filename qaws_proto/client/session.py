@@ -31,8 +31,10 @@ from .texts import Hole, Texts, TooMuch
 
 MISSES = 3  # in a row: then asking again does not help
 ACCEPTED = "message_accepted"
-LOST = "LOST"  # the one error code that a client makes
+LOST = "LOST"  # an error code that a client makes, and no server
 LOST_TEXT = "The server has lost this message or its answer; send it again under another id"
+ANSWERED = "ANSWERED"  # another one
+ANSWERED_TEXT = "This id was answered before, and the server does not hold that answer any more"
 
 
 class Stage(Enum):
@@ -84,7 +86,8 @@ class ClientSession:
         self._send = send
         self._texts = Texts(messages.limit, max_chars)
         self._asked: Resume | None = None
-        self._to = 0  # where the replay ends
+        self._at = 0  # where the replay is
+        self._to = 0  # where it ends
         self._snapshot: dict[str, AgentChunk] | None = None  # the runs in progress, where the log had a gap
         self._snapshot_at = 0
         self._snapshot_chars = 0
@@ -141,7 +144,7 @@ class ClientSession:
             self._miss()
             return
         self.stage = Stage.REPLAYING
-        self._to = answer.to
+        self._at, self._to = answer.start - 1, answer.to
         self._check_replayed()
 
     def not_recovered(self, answer: NotRecovered, event: SystemEvent) -> None:
@@ -162,7 +165,8 @@ class ClientSession:
         self._snapshot, self._snapshot_at, self._snapshot_chars = {}, answer.to, 0
         self._seen.clear()
         self._messages.begin_snapshot()
-        self._ask(answer.epoch, self.seq)
+        search = any(message.repeated for message in self._messages)  # for an answer that is told already
+        self._ask(answer.epoch, min(gone, self.seq) if search else self.seq)
 
     def not_found(self, event: ErrorEvent) -> None:
         """The server knows nothing of the session: it starts anew, under the same name."""
@@ -187,13 +191,24 @@ class ClientSession:
                 self._picture(self._snapshot, event)
         elif not self._epoch:  # opened under its name, by us or others: nothing is told that could not be resumed
             self._probe()
-        elif seq > self.seq and self._tell(event, seq):
+        elif seq <= self.seq:
+            self._find(event)
+            self._replayed(seq)
+        elif self._tell(event, seq):
             self._used = True
             self.seq = seq
             self.unacknowledged += 1
             if self.stage is Stage.FLOWING:
                 self._misses = 0
-            self._check_replayed()
+            self._replayed(seq)
+
+    def _find(self, event: SessionEvents) -> None:
+        """What was told before is not told again, but for the answer to a message that was sent again since."""
+        if isinstance(event, AgentResponse | ErrorEvent) and event.run_id is not None:
+            message = self._messages.find(event.correlation_id)
+            if message is not None and message.repeated and message.run_id == event.run_id:
+                self._messages.end(message.id)
+                self._deliver(event)
 
     def _picture(self, snapshot: dict[str, AgentChunk], chunk: AgentChunk) -> None:
         """Keep a part of the snapshot until the replay is over, or has a hole."""
@@ -260,9 +275,13 @@ class ClientSession:
             raise Broken
         self._probe()
 
+    def _replayed(self, seq: int) -> None:
+        self._at = max(self._at, seq)
+        self._check_replayed()
+
     def _check_replayed(self) -> None:
         """Where everything that was missed has come, go on with the messages."""
-        if self.stage is not Stage.REPLAYING or self.seq < self._to:
+        if self.stage is not Stage.REPLAYING or self._at < self._to:
             return
         if self._snapshot is not None:
             snapshot, self._snapshot = self._snapshot, None
@@ -310,6 +329,7 @@ class ClientSession:
         if message is None or message.accepted:
             return
         run_id = _run_of(event)
+        message.repeated = True
         self._messages.accept(message, run_id)
         self._deliver(event)
         if self.stage is Stage.FLOWING and run_id not in self._texts:  # nobody can say yet whether its end will come
@@ -346,11 +366,15 @@ class ClientSession:
                 self.cancel(message)
 
     def _lose(self, message: Message) -> None:
-        """The server had a message, and neither works on it nor holds its answer: say so, that nobody waits."""
+        """The server had a message, and neither works on it nor holds its answer: say so, that nobody waits.
+
+        One that it knew already when it came again was answered: to send it under another id would run it twice.
+        """
         self._messages.end(message.id)
+        code, text = (ANSWERED, ANSWERED_TEXT) if message.repeated else (LOST, LOST_TEXT)
         self._deliver(
             ErrorEvent(
-                error_code=LOST, error_message=LOST_TEXT, session_id=self.id, run_id=message.run_id,
+                error_code=code, error_message=text, session_id=self.id, run_id=message.run_id,
                 correlation_id=message.id,
             )
         )  # fmt: skip

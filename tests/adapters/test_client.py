@@ -295,6 +295,22 @@ async def test_what_is_no_message_is_refused_before_it_is_sent(adapter: Adapter)
         assert (await client.ask("?")).content == "?"
 
 
+async def test_an_id_that_was_answered_before_has_the_same_answer(adapter: Adapter) -> None:
+    asked: list[str] = []
+
+    async def agent(message: str) -> str:
+        asked.append(message)
+        return f"{message} {len(asked)}"
+
+    async with talking(adapter, agent) as (node, client):
+        answers = [await client.ask("?", id=id) for id in ("m1", "m2", "m1")]
+        assert [answer.content for answer in answers] == ["? 1", "? 2", "? 1"]
+        async with QAWebSocketClient(url(node), session_id=client.session_id) as other:
+            assert [piece async for piece in other.chat("?", id="m2")] == ["? 2"]
+            assert (await other.ask("!", id="m3")).content == "! 3"
+    assert asked == ["?", "?", "!"]
+
+
 async def test_an_id_in_use_is_refused(adapter: Adapter) -> None:
     agent = Pieces("so ", "far", wait_behind=1)
     async with talking(adapter, agent) as (_, client), anyio.create_task_group() as tasks:

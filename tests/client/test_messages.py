@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qaws_proto.client.io import MessageRequested
-from qaws_proto.client.session import LOST_TEXT
+from qaws_proto.client.session import ANSWERED_TEXT, LOST_TEXT
 from qaws_proto.events import ChatMessage
 from tests.client.scripted import (
     EPOCH,
@@ -195,10 +195,37 @@ def duplicate() -> ClientUnderTest:
     return under
 
 
-def test_a_duplicate_of_a_run_that_has_ended_is_lost() -> None:
+def test_a_duplicate_of_a_run_that_has_ended_has_the_answer_that_is_held_and_nothing_else_is_told_again() -> None:
     under = duplicate()
-    under.tell(gap(1, 5), resumed(6, 5))
-    assert under.take() == [lost("m1", "r1")]
+    under.tell(gap(2, 5))
+    under.expect("resume", epoch=EPOCH, seq=1)
+    under.tell(resumed(2, 5), response("m0", "r0", "x", 2), chunk("r1", 0, "ab", 3), response("m1", "r1", "ab", 4))
+    assert under.take() == [response("m1", "r1", "ab", 4)]
+    under.ask("hi", "m2")
+    under.expect_silence()
+    under.tell(response("m3", "r3", "x", 5), response("m4", "r4", "x", 6))
+    under.expect("chat_message", id="m2")
+    assert under.take() == [response("m4", "r4", "x", 6)]
+
+
+def test_the_search_for_an_answer_survives_the_connection() -> None:
+    under = duplicate()
+    under.tell(gap(1, 5), resumed(1, 5), accepted("m1", "r1", 1))
+    under.reconnect()
+    under.tell(gap(1, 5))
+    under.expect("resume", epoch=EPOCH, seq=0)
+    under.tell(
+        resumed(1, 5),
+        accepted("m1", "r1", 1),
+        error("AGENT_ERROR", correlation_id="m1", run_id="r1", seq=5, session_id=SESSION),
+    )
+    assert [event["error_code"] for event in under.take()] == ["AGENT_ERROR"]
+
+
+def test_a_duplicate_whose_answer_is_not_held_any_more_is_not_said_to_be_lost() -> None:
+    under = duplicate()
+    under.tell(gap(5, 5), resumed(5, 5), response("m0", "r0", "x", 5))
+    assert under.take() == [{**lost("m1", "r1"), "error_code": "ANSWERED", "error_message": ANSWERED_TEXT}]
 
 
 def test_a_duplicate_of_a_run_that_goes_on_is_not() -> None:
