@@ -132,13 +132,13 @@ class World:
 
     def __init__(
         self, node: dict[str, Any], *, client: dict[str, Any] | None = None, durable: bool = False,
-        authentication: bool = False,
+        authentication: bool = False, prompt: bool = True,
     ) -> None:  # fmt: skip
         self.durable = durable
         self.store = StoreModel() if durable else None
         self.ids = counter()
         self.config = configure(authentication=authentication, **node)
-        self.node = NodeUnderTest(self.config, self.store, ids=self.ids)
+        self.node = NodeUnderTest(self.config, self.store, ids=self.ids, prompt=prompt)
         settings: dict[str, Any] = {"backoff_base": 0.1, "backoff_cap": 2.0, "connect_timeout": 5.0, "ack_every": 7}
         config = ClientConfig("localhost", token=authentication, **settings, **(client or {}))
         self.client = Client(config, ids=counter(), jitter=lambda: 0.5)
@@ -357,7 +357,7 @@ class World:
         self.left.clear()
         self.restarts += 1
         now = self.node.now
-        self.node = NodeUnderTest(self.config, self.store, ids=self.ids, now=now)
+        self.node = NodeUnderTest(self.config, self.store, ids=self.ids, now=now, prompt=self.node.prompt)
         self._begun()
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -381,7 +381,9 @@ class World:
         self.node.now = Now(mono, self.node.now.unix + mono - self.node.now.mono)
 
     def settle(self) -> None:
-        """The network is kind, the agent finishes: everything comes to its end."""
+        """The network is kind, the store prompt, the agent finishes: everything comes to its end."""
+        self.node.prompt = True
+        self.node.answer_all()
         self.unblock()
         self.notice()
         for _ in range(ROUNDS):

@@ -46,6 +46,12 @@ def actions(*more: str, without: tuple[str, ...] = ()) -> st.SearchStrategy[list
     return st.lists(one, min_size=10, max_size=80).map(lambda history: begin + history)
 
 
+def save(world: World) -> None:
+    """The store answers what it was asked first."""
+    if world.node.asked:
+        world.node.answer()
+
+
 def play(world: World, history: list[Action]) -> World:
     """Everything of a history, and then peace."""
     does: dict[str, Callable[..., None]] = {
@@ -67,6 +73,7 @@ def play(world: World, history: list[Action]) -> World:
         "fail": world.fail,
         "advance": world.advance,
         "restart": world.restart,
+        "save": lambda: save(world),
     }
     world.start()
     for name, arguments in history:
@@ -91,7 +98,7 @@ def check_ends(world: World) -> None:
             assert end.error_code == "BUSY", "it was refused, and that was all"
             assert message_id not in caller.accepted
         else:
-            assert end.error_code in ("AGENT_ERROR", "AGENT_TIMEOUT", "LOST")
+            assert end.error_code in ("AGENT_ERROR", "AGENT_TIMEOUT", "LOST", "ANSWERED")
 
 
 def check_whole(world: World) -> None:
@@ -155,9 +162,22 @@ def test_a_server_with_a_store_that_dies_forgets_nothing(history: list[Action]) 
     check_ends(world)
     assert world.caller.gaps == []
     for end in world.caller.ends.values():
-        assert not (isinstance(end, ErrorEvent) and end.error_code == "LOST")
+        assert not (isinstance(end, ErrorEvent) and end.error_code in ("LOST", "ANSWERED"))
         if isinstance(end, AgentResponse) and end.run_id in world.caller.texts:
             assert world.caller.texts[end.run_id].startswith(end.content)
+
+
+@pytest.mark.parametrize("held", [1000, 5])
+@given(history=actions("save", "save", "save"))
+def test_a_store_that_is_slow_loses_no_end_that_is_about_to_be_heard(held: int, history: list[Action]) -> None:
+    world = play(World({"sessions": {"max_events": held}}, durable=True, prompt=False), history)
+    check_ends(world)
+    assert not world.caller.replaced
+    if not world.caller.gaps:
+        check_whole(world)
+        assert not any(
+            isinstance(end, ErrorEvent) and end.error_code in ("LOST", "ANSWERED") for end in world.caller.ends.values()
+        )
 
 
 @given(actions("restart"))
