@@ -334,7 +334,7 @@ class Gateway:
     def _session_over(self, session: Session, now: Now) -> None:
         """Nobody has read it for its time: its runs end, and as soon as that is kept it is forgotten."""
         self._runs.cancel_all(session, now)
-        if session.settled:
+        if session.settled or self._drained:  # behind the end nothing is kept any more
             self._sessions.forget(session)
         else:
             self._timers.set(Reason.SESSION, session.number, now.mono + self._config.store.retry)

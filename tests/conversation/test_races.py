@@ -204,8 +204,9 @@ def test_a_stop_ends_though_a_store_never_answers_what_came_behind_it() -> None:
     node.advance(10)
     assert node.drained
     asked = list(node.asked)
-    node.advance(100)
+    node.advance(node.config.sessions.ttl)
     assert node.asked == asked, "nothing is saved behind the end"
+    assert (node.gateway.sessions, node.gateway.wake_at) == (0, None)
 
 
 @pytest.mark.row("D4")
