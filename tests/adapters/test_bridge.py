@@ -514,9 +514,9 @@ from qaws.agents.bridge import BRIDGE
 
 async def make():
     try:
+        await asyncio.to_thread(int)
         yield "first"
         background.append(asyncio.create_task(asyncio.Event().wait()))
-        await asyncio.to_thread(int)
         await asyncio.Event().wait()
     finally:
         print("put in order", flush=True)

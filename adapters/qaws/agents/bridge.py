@@ -112,7 +112,8 @@ class Bridge:
         if background:
             await asyncio.wait(background)
         await loop.shutdown_asyncgens()
-        await loop.shutdown_default_executor()
+        with suppress(RuntimeError):  # as the process ends no thread can begin (CPython 3.12), and none is left
+            await loop.shutdown_default_executor()
         loop.stop()
 
 
