@@ -129,7 +129,7 @@ class Chats:
                 self._read(waiting, session, now)
         self._read(connection, session, now)
         if self._node.config.sessions.exclusive:
-            for number in session.cursors.keys() - {connection.number}:
+            for number in sorted(session.cursors.keys() - {connection.number}):  # in one order (C2)
                 self._connections[number].close(Fault.TAKEN_OVER, now)
 
     def _read(self, connection: Connection, session: Session, now: Now) -> None:

@@ -456,9 +456,8 @@ class Connection:
     def _after_turn(self, now: Now) -> None:
         """Set the deadlines that depend on what is left unread or unfinished."""
         link, timers = self._link, self._node.timers
-        if (
-            link.waiting and not self._held
-        ):  # just behind now: others get their turn first (F8), and `wake_at` moves on (C5)
+        # Just behind now: others get their turn first (F8), and `wake_at` moves on (C5).
+        if link.waiting and not self._held:
             timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return
