@@ -249,12 +249,20 @@ class LoggingConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="lowest level logged"
     )
+    format: Literal["text", "json"] = Field(
+        default="text", description="`text` for people, `json` for machines: one object a line"
+    )
     log_connections: bool = Field(default=True, description="one line as a connection opens and one as it closes")
     log_agent_errors: bool = Field(
         default=False, description="the text of what an agent raised, which may hold secrets; places are always logged"
     )
-    log_messages: bool = Field(default=False, description="one line a message, with the beginning of its content")
-    performance_metrics: bool = Field(default=True, description="durations and sizes on the line of each run")
+    log_messages: bool = Field(
+        default=False,
+        description="one line a message with its beginning, where what looks like a secret is masked",
+    )
+    performance_metrics: bool = Field(
+        default=True, description="durations and amounts on the lines of runs, and of connections that close"
+    )
 
     @field_validator("level", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ import anyio
 from qaws_proto.admission.ratelimit import Seldom
 
 from .listening import Listener
-from .telemetry.log import printable
+from .telemetry import log_event
 
 BATCH = 64  # connections accepted before others get their turn
 PAUSE = 0.1  # seconds before the next try, where not even refusing is possible
@@ -76,7 +76,7 @@ class Acceptor:
                     continue
                 if self._seldom.admit("", time.monotonic()):
                     code = errno.errorcode.get(error.errno or 0, error.errno)
-                    LOGGER.warning("accept_failed error=%s text=%s", code, printable(error.strerror))
+                    log_event(LOGGER, logging.WARNING, "accept_failed", error=code, text=error.strerror)
                 return error.errno in EXHAUSTED and self._refuse_one(listener.socket)
             if self._reserve is None:  # it was lost to somebody else in a moment of need
                 self._take_reserve()

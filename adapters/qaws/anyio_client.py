@@ -40,6 +40,7 @@ from .client_driver import ClientDriver, Token
 from .client_errors import AnswerTimeout, AuthenticationError, ClientError, ClosedError, of_fault
 from .client_inbox import Answer, Gate, Inbox, size_of
 from .client_transport import parse_address
+from .telemetry import log_event
 
 State = Literal["connected", "reconnecting", "closed"]
 Metadata = Mapping[str, str | int | float | bool]
@@ -388,8 +389,8 @@ class QAWebSocketClient:
         if self._on_state is not None:
             try:
                 self._on_state(state, reason)
-            except Exception:  # it is the caller's, and must not end the connection
-                LOGGER.exception("on_state_failed state=%s", state)
+            except Exception as error:  # noqa: BLE001 - it is the caller's, and must not end the connection
+                log_event(LOGGER, logging.ERROR, "on_state_failed", error, state=state)
 
 
 def _flaw(error: ValidationError) -> str:

@@ -22,6 +22,7 @@ from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
 from .stores import StoreError
+from .telemetry import log_event
 
 Receive = Callable[[], Awaitable[Message]]
 
@@ -122,7 +123,7 @@ class WebSocketApp:
         except (ConfigError, StoreError) as error:
             if host not in self._unsafe and len(self._unsafe) < self.config.limits.refusal_addresses:
                 self._unsafe.add(host)
-                LOGGER.error("%s", error)
+                log_event(LOGGER, logging.ERROR, "not_served", address=host, reason=str(error))
             return False
         return True
 
@@ -173,7 +174,8 @@ def create_app() -> WebSocketApp:
         name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
         return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
     except (ConfigError, AgentError, StoreError) as error:
-        LOGGER.error("%s", error)
+        for problem in str(error).splitlines():
+            log_event(LOGGER, logging.ERROR, "not_started", reason=problem)
         raise SystemExit(STARTUP_FAILURE) from error
 
 

@@ -12,7 +12,7 @@ import anyio
 from qaws_proto.inputs import BytesReceived, ConnectionLost, EofReceived
 
 from .manager import WebSocketManager
-from .telemetry.log import printable
+from .telemetry import log_event
 from .tls import TlsSession
 
 LOGGER = logging.getLogger("qaws.connection")
@@ -74,7 +74,7 @@ class ByteTransport(ABC):
                 self._say(self._tls.receive(data))
             except ssl.SSLError as error:
                 self.write(self._tls.unsent())
-                LOGGER.debug("tls_failed connection=%s reason=%s", self.number, printable(error.reason))
+                log_event(LOGGER, logging.DEBUG, "tls_failed", connection=self.number, reason=error.reason)
                 raise
         return await self.receive(size)
 

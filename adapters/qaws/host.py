@@ -16,6 +16,8 @@ from typing import Any
 
 import anyio
 
+from .telemetry import log_event
+
 LOGGER = logging.getLogger("qaws.node")
 
 Work = Callable[..., Coroutine[Any, Any, None]]
@@ -41,8 +43,8 @@ class AnyioHost:
     async def _guarded(self, work: Work, arguments: tuple[object, ...]) -> None:
         try:
             await work(*arguments)
-        except Exception:
-            LOGGER.exception("task_failed")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, which must not take the others along
+            log_event(LOGGER, logging.ERROR, "task_failed", error)
         finally:
             self._running -= 1
             if self._running == 0 and self._idle is not None:
@@ -84,8 +86,8 @@ class AnyioHost:
                 if monotonic() >= self._deadline:
                     try:
                         self._wake()
-                    except Exception:
-                        LOGGER.exception("timer_failed")
+                    except Exception as error:  # noqa: BLE001 - the next time may do
+                        log_event(LOGGER, logging.ERROR, "timer_failed", error)
         finally:
             self._sooner = None
 

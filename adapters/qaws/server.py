@@ -18,7 +18,7 @@ from .accepting import Acceptor
 from .host import AnyioHost
 from .listening import Listener, open_listeners, url_of
 from .manager import WebSocketManager
-from .telemetry.log import printable
+from .telemetry import log_event
 from .tls import TlsSession, tls_context
 
 MOMENT = 0.1  # seconds for tasks that were told to end now
@@ -170,10 +170,10 @@ class ByteServer(ABC):
             if context is None:
                 raise ConfigError("security.ssl.enabled: TLS is off, there is no certificate to read again")
         except ConfigError as error:
-            LOGGER.error("tls_not_reloaded reason=%s", printable(str(error)))
+            log_event(LOGGER, logging.ERROR, "tls_not_reloaded", reason=str(error))
             raise
         self._tls = context
-        LOGGER.info("tls_reloaded cert_file=%s", printable(self.config.security.ssl.cert_file))
+        log_event(LOGGER, logging.INFO, "tls_reloaded", cert_file=self.config.security.ssl.cert_file)
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 

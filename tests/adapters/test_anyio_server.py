@@ -80,7 +80,8 @@ async def test_a_mistake_in_one_connection_is_logged_and_the_others_go_on(
                     await stream.receive()
             assert await other.ask("hola") == "hola"
     (failed,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "a mistake of ours" in str(failed.exc_info)
+    assert failed.getMessage().splitlines()[:2] == ["task_failed", "  raised=RuntimeError"]
+    assert "in feed" in failed.getMessage()
 
 
 async def test_the_timer_survives_a_mistake(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +98,8 @@ async def test_the_timer_survives_a_mistake(adapter: Adapter, caplog: pytest.Log
     with anyio.fail_after(PATIENCE):
         async with WebSocketServer(manager) as server, await tcp(server) as silent:
             assert await rest(silent) == b""  # it was dropped all the same
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == ["timer_failed"]
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [error.splitlines()[0] for error in errors] == ["timer_failed"]
 
 
 @pytest.mark.row("F9")

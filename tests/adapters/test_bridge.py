@@ -449,7 +449,8 @@ async def test_a_system_exit_in_a_task_beside_the_run_leaves_the_thread_alive(
         yield "b"
 
     assert await taken(bridge.stream(make)) == ["a", "b"]
-    assert "framework_task_raised raised=SystemExit" in caplog.text
+    (record,) = [record for record in caplog.records if record.name == "qaws.agents"]
+    assert record.getMessage().splitlines()[:2] == ["framework_task_raised", "  raised=SystemExit"]
 
 
 # ── its end ──────────────────────────────────────────────────────────────────────────────────────────────────────────

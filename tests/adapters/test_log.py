@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qaws import WebSocketAuth, WebSocketConfig, WebSocketManager
 from qaws.telemetry import NoteLogger, configure_logging
-from qaws.telemetry.log import VALUE_LENGTH, printable
+from qaws.telemetry.values import VALUE_LENGTH, printable
 from qaws_proto.config import LoggingConfig
 from qaws_proto.effects import Note, Scalar
 

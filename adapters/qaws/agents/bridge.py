@@ -23,6 +23,7 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 
+from ..telemetry import log_event
 from .interface import AgentReply, AgentStep, RunContext
 
 AHEAD = 16  # pieces made and not yet taken; a framework that is so far ahead waits (C1)
@@ -63,7 +64,7 @@ class Bridge:
         atexit.unregister(self.close)
         thread.join(GRACE)
         if thread.is_alive():
-            _log.warning("frameworks_left_running tasks of agent frameworks ignore that they are cancelled")
+            log_event(_log, logging.WARNING, "frameworks_left_running", seconds=GRACE)
 
     def _begin(self, run: _Run) -> asyncio.AbstractEventLoop:
         """Start a run in the thread, in an empty context: what the gateway's says of its loop is not true there."""
@@ -259,7 +260,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
-            _log.error("framework_task_raised raised=%s", type(error).__name__)
+            log_event(_log, logging.ERROR, "framework_task_raised", error)
         else:
             break
     loop.close()

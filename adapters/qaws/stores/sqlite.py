@@ -16,7 +16,7 @@ import anyio.to_thread
 from qaws_proto.config import WebSocketConfig
 from qaws_proto.records import Record, StoredSession
 
-from ..telemetry.log import printable
+from ..telemetry import log_event
 from .database import Database
 from .interface import StoreError
 
@@ -104,7 +104,7 @@ class SqliteStore:
         try:
             deleted = database.expire(unix - self._config.retention_days * DAY, EXPIRY_BATCH)
         except StoreError as error:
-            LOGGER.warning("sessions_not_expired reason=%s", printable(str(error)))
+            log_event(LOGGER, logging.WARNING, "sessions_not_expired", reason=str(error))
             return
         if deleted == EXPIRY_BATCH:  # there may be more, for the next save
             self._expiry_due = unix

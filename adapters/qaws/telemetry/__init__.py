@@ -1,5 +1,6 @@
-"""What an operator sees: notes of the core as log records."""
+"""What an operator sees: notes of the core as log records, and how those are written."""
 
-from .log import NoteLogger, configure_logging
+from .formats import JsonFormatter, TextFormatter
+from .log import NoteLogger, configure_logging, log_event
 
-__all__ = ["NoteLogger", "configure_logging"]
+__all__ = ["JsonFormatter", "NoteLogger", "TextFormatter", "configure_logging", "log_event"]

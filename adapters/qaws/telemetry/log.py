@@ -1,35 +1,42 @@
-"""Notes of the core as records of the standard `logging`, under `qaws.*`. Nothing is configured on import."""
+"""Notes of the core, and what adapters have to say, as records of the standard `logging` under `qaws.*`.
+
+Nothing is configured on import. A record's message is its line of text; for other formats it has the attributes `event`
+(a name), `fields` (a dict of its values) and `raised` (what exceptions say, or nothing).
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-import traceback
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Mapping
 
 from qaws_proto.config import LoggingConfig
-from qaws_proto.effects import Note, Scalar
+from qaws_proto.effects import Note
 
-from ..stores import StoreError
+from .formats import JsonFormatter, TextFormatter
+from .raised import Raised, raised
+from .redaction import redacted
+from .values import bounded, printable
 
-VALUE_LENGTH = 512  # bytes of one value in a log line (M7)
-PLACES = 20  # innermost places of a traceback that are logged
-CAUSES = 8  # exceptions of a group, and of what they came from, that are logged
+#: What `performance_metrics` is about, by topic: durations, and how much there was.
+FIGURES: Mapping[str, frozenset[str]] = {
+    "connection": frozenset({"seconds", "messages_received", "messages_sent"}),
+    "run": frozenset({"seconds", "queued_seconds", "first_chunk_seconds", "characters", "chunks"}),
+}
 
 
 class NoteLogger:
     """Writes each note to the logger of its topic: `qaws.connection`, `qaws.run`, `qaws.message` …
 
     The text of an agent's exception may hold secrets, so it is written only where `log_agent_errors` says so; its type
-    and the places in the code always are (C12, G2). The text of a StoreError is for the operator, and says all that
-    there is to say.
+    and the places in the code always are (C12, G2). Fields that are None are left out.
     """
 
     def __init__(self, config: LoggingConfig) -> None:
         self._loggers: dict[str, logging.Logger] = {}
         self._connections = config.log_connections
         self._agent_errors = config.log_agent_errors
+        self._hidden = {} if config.performance_metrics else FIGURES
 
     def write(self, note: Note) -> None:
         """Log one note."""
@@ -41,67 +48,43 @@ class NoteLogger:
         level = logging.getLevelName(note.level)
         if not logger.isEnabledFor(level):
             return
-        lines = [" ".join([note.name, *(f"{key}={printable(value)}" for key, value in note.fields.items())])]
-        if note.cause is not None:
-            for error in islice(_errors(note.cause), CAUSES):
-                lines.append(f"  raised={printable(type(error).__qualname__)}")
-                if self._agent_errors or isinstance(error, StoreError):
-                    lines[-1] += f" text={printable(_text(error))}"
-                lines += [] if isinstance(error, StoreError) else _places(error)
-        logger.log(level, "%s", "\n".join(lines))
+        hidden = self._hidden.get(note.topic, ())
+        fields = {key: value for key, value in note.fields.items() if value is not None and key not in hidden}
+        if "content" in fields:
+            fields["content"] = redacted(str(fields["content"]))
+        _write(logger, level, note.name, fields, note.cause, texts=self._agent_errors)
 
 
-def _errors(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what is in it if it is a group, and what each came from."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        error = left.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        yield error
-        if isinstance(error, StoreError):
-            continue
-        left += [error.__cause__ or (None if error.__suppress_context__ else error.__context__)]
-        left += reversed(error.exceptions) if isinstance(error, BaseExceptionGroup) else ()
+def log_event(
+    logger: logging.Logger, level: int, event: str, cause: BaseException | None = None, /, **fields: object
+) -> None:
+    """Log something that an adapter met, as a note of the core would be. Of `cause` types and places are told."""
+    if logger.isEnabledFor(level):
+        _write(logger, level, event, fields, cause, texts=False)
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as another:  # noqa: BLE001 - an agent's own class may raise anything here
-        return f"({type(another).__qualname__} instead of a text)"
+def _write(
+    logger: logging.Logger, level: int, event: str, fields: Mapping[str, object], cause: BaseException | None,
+    *, texts: bool,
+) -> None:  # fmt: skip
+    lines = [" ".join([_name(event), *(f"{_name(key)}={printable(value)}" for key, value in fields.items())])]
+    extra: dict[str, object] = {"event": event, "fields": {key: bounded(value) for key, value in fields.items()}}
+    errors: tuple[Raised, ...] = () if cause is None else raised(cause, texts=texts)
+    if errors:
+        extra["raised"] = errors
+        lines += [line for error in errors for line in error.lines()]
+    logger.log(level, "%s", "\n".join(lines), extra=extra)
 
 
-def _places(error: BaseException) -> list[str]:
-    """Where it was raised, without its text and without lines of source, which may hold secrets as well."""
-    walk = traceback.walk_tb(error.__traceback__)
-    frames = traceback.StackSummary.extract(walk, limit=-PLACES, lookup_lines=False)
-    return [f"    {printable(frame.filename)}:{frame.lineno} in {printable(frame.name)}" for frame in frames]
-
-
-def printable(value: Scalar) -> str:
-    """A value as it may stand in a log line: bounded, and nothing in it that ends the line or moves a terminal.
-
-    Texts that could be taken for more than one value are quoted, with backslashes before quotes and backslashes.
-    """
-    whole = str(value)
-    text = whole[:VALUE_LENGTH]  # no more can be shown of it
-    if not text.isprintable():  # control characters, and U+2028 and its like
-        text = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
-    elif '"' in text or "\\" in text:
-        text = text.replace("\\", "\\\\").replace('"', '\\"')
-    room = VALUE_LENGTH - 2  # for the quotes
-    if len(text.encode()) > room or len(whole) > VALUE_LENGTH:
-        text = text.encode()[: room - 3].decode("utf-8", "ignore").rstrip("\\") + "…"
-    return f'"{text}"' if not text or any(mark in text for mark in ' "=\\') else text
+def _name(name: str) -> str:
+    """A name of an event or a field; users' own may be anything."""
+    return name if name.isidentifier() else printable(name)
 
 
 def configure_logging(config: LoggingConfig) -> None:
     """Write `qaws.*` to standard error, for programs that have no logging of their own (the command line)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
     logger = logging.getLogger("qaws")
     logger.handlers[:] = [handler]
     logger.setLevel(config.level)
