@@ -113,6 +113,7 @@ class Chats:
             self._chat(connection, principal, session, event, now)
             return
         assert type(event) is Resume
+        connection.traffic.resumes += 1
         if expired:
             session.tell_gap(connection, "expired", now)
         else:
@@ -137,6 +138,7 @@ class Chats:
             session.attach(connection)
             self._sessions.attached(session)
             connection.sessions[session.number] = session
+            connection.traffic.sessions += 1
             self._runs.caught_up(session, now)  # one that keeps up, where the others do not
 
     def _refuse(self, connection: Connection, fault: Fault, event: ClientEvent | None, now: Now) -> None:
@@ -152,7 +154,7 @@ class Chats:
             self._repeat(connection, session, message.id, now)
             return
         user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
-        run = self._runs.submit(session, user_id, message, connection.number, now)
+        run = self._runs.submit(session, user_id, message, connection.number, now, connection.trace)
         if isinstance(run, Fault):
             self._refuse(connection, run, message, now)
         elif self._node.config.logging.log_messages:

@@ -36,6 +36,8 @@ from .events import (
 )
 from .faults import Fault
 from .handshake import Answer, judge, turned_away
+from .trace_context import TraceContext, of_headers
+from .traffic import Traffic
 from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated
 from .wire.http import Request
 from .wire.link import ByteLink, MessageLink
@@ -92,8 +94,8 @@ class Connection:
 
     __slots__ = (
         "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_held",
-        "_link", "_node", "_opened_at", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
-        "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions",
+        "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
+        "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now) -> None:
@@ -109,7 +111,9 @@ class Connection:
         self._link = link
         self._out = Outflow(number, node.outbox)
         self._credential: Credential | None = None
-        self._opened_at = self._heard_at = now.mono
+        self._heard_at = now.mono
+        self.traffic = Traffic(now)
+        self.trace: TraceContext | None = None  # that its upgrade named
         self._pinged_at: float | None = None
         self._budget = FrameBudget()
         self._charged = 0  # frames that the budget was charged with
@@ -232,6 +236,7 @@ class Connection:
 
     def say(self, message: Encoded) -> None:
         """Send a session's message; only while `ready`."""
+        self.traffic.sent += 1
         self._node.outbox.send(self.number, self._link.text(message))
 
     def reply(self, event: ServerEvent, now: Now) -> None:
@@ -242,6 +247,7 @@ class Connection:
         """Send a message that is in no session's log; while the peer is blocked it waits, within bounds (C1)."""
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN) or self._link.over:
             return
+        self.traffic.sent += 1
         self._out.send(self._link.text(message), message.size)
         if self._out.queued > self._node.config.limits.out_top:
             self.fall_behind(now)
@@ -300,8 +306,8 @@ class Connection:
         self._out.clear()
         self._link.stop()
         if upgraded:
-            seconds = round(now.mono - self._opened_at, 3)
-            self._note("INFO", "closed", code=code, reason=word, seconds=seconds)
+            fields = {"session_id": self.session_id or None, "code": code, "reason": word, **self.traffic.fields(now)}
+            node.outbox.add(Note("connection", "INFO", "closed", self._facts() | fields))
         elif self._end is None and began:
             self._note("DEBUG", "closed", code=code, reason=word)
 
@@ -378,12 +384,14 @@ class Connection:
         node.gate.census.knocking.leave(self.address_key)
         self.address_key = key_of(verdict.address)
         node.gate.census.open.enter(self.address_key)
+        self.trace = of_headers(request.values("traceparent"), request.values("tracestate"))
         self._enter(Phase.AUTHENTICATING)
         if not self._link.framed:
             node.timers.set(Reason.HEARTBEAT, self.number, now.mono + node.config.server.heartbeat_interval)
         if verdict.principal is not None:
             self._establish(verdict.principal, now)
-        self._note("INFO", "opened", path=request.path)
+        traceparent = None if self.trace is None else self.trace.traceparent
+        self._note("INFO", "opened", path=request.path, traceparent=traceparent)
         if verdict.principal is not None:
             return
         timeout = node.config.security.authentication.timeout
@@ -472,6 +480,7 @@ class Connection:
         """A text message came: the event in it, where it passes the gate and is not for the connection itself."""
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return None
+        self.traffic.received += 1
         event = self._node.events.parse(text)
         if isinstance(event, Refused):
             self._bad_event(event, now)

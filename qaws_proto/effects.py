@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .records import Record
+from .trace_context import TraceContext
 
 Scalar = str | int | float | bool | None
 
@@ -73,7 +74,11 @@ class ResumeReading(NamedTuple):
 
 
 class StartRun(NamedTuple):
-    """Call the agent; answer with `RunChunk`, `RunStep` and one `RunFinished` or `RunFailed`."""
+    """Call the agent; answer with `RunChunk`, `RunStep` and one `RunFinished` or `RunFailed`.
+
+    `asker` is the connection that brought the message, which may be gone since; None for a run that a restart had cut.
+    `trace` is the place that the message names in a trace of its sender, or else its connection's upgrade.
+    """
 
     run_id: str
     session_id: str
@@ -81,6 +86,8 @@ class StartRun(NamedTuple):
     content: str
     stream: bool
     metadata: Mapping[str, str | int | float | bool]
+    asker: int | None = None
+    trace: TraceContext | None = None
 
 
 class CancelRun(NamedTuple):

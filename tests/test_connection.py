@@ -937,10 +937,35 @@ def test_notes_name_who_it_was() -> None:
     node.advance(2)
     client.lose()
     opened, closed = node.note("opened"), node.note("closed")
-    assert opened.fields == {"connection": 0, "address": "192.0.2.1", "user_id": "ana", "path": "/"}
+    who = {"connection": 0, "address": "192.0.2.1", "user_id": "ana"}
+    assert opened.fields == {**who, "path": "/", "traceparent": None}
     assert dict(closed.fields) == {
-        "connection": 0, "address": "192.0.2.1", "user_id": "ana", "code": 1006, "reason": "disconnected", "seconds": 2,
+        **who, "session_id": "id-1", "code": 1006, "reason": "disconnected", "seconds": 2,
+        "messages_received": 0, "messages_sent": 1, "sessions": 0, "resumes": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_what_went_over_a_connection_is_noted_at_its_end(hosted: bool) -> None:
+    node = NodeUnderTest(configure(authentication=True))
+    before = node.connect("ana", hosted=hosted)
+    before.chat(id="m1")
+    node.finish(node.only_run, "hola")
+    before.lose()
+    after = node.connect("ana", hosted=hosted)
+    after.resume("id-1", 1, before.heard[0]["data"]["epoch"])
+    after.send("no JSON")
+    after.send({"type": "ping"})
+    after.chat(session_id="s", stream=True)
+    node.chunk(node.only_run, "ho")
+    node.finish(node.only_run, "hola")
+    after.send_bytes(close_frame(1000))
+    after.lose()
+    first, second = (dict(note.fields) for note in node.notes if note.name == "closed")
+    assert (first["messages_received"], first["messages_sent"]) == (1, len(before.heard)) == (1, 3)
+    assert (first["session_id"], first["sessions"], first["resumes"]) == ("id-1", 1, 0)
+    assert (second["messages_received"], second["messages_sent"]) == (4, len(after.heard)) == (4, 8)
+    assert (second["sessions"], second["resumes"], second["code"]) == (2, 1, 1000)
 
 
 @pytest.mark.row("H3")

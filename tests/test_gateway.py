@@ -119,7 +119,7 @@ def test_a_message_is_answered() -> None:
         "run_id": "id-3", "position": 0, "duplicate": False, "content": "hola",
     }  # fmt: skip
     run = node.started["id-3"]
-    assert run == StartRun("id-3", "id-1", "ana", "hola", False, {"lang": "es", "n": 1})
+    assert run == StartRun("id-3", "id-1", "ana", "hola", False, {"lang": "es", "n": 1}, asker=0)
     node.advance(1.5)
     node.finish("id-3", "¡Hola!", reasoning_steps=("think",), tools_used=("chat_model",))
     assert client.expect_event("agent_response") == {

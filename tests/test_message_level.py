@@ -86,7 +86,7 @@ def test_an_upgrade_is_accepted_and_welcomed_in_this_order() -> None:
     assert isinstance(second, SendMessage)
     assert json.loads(second.text)["event_name"] == "connection_established"
     assert dict(node.note("opened").fields) == {
-        "connection": 0, "address": ADDRESS, "user_id": None, "path": "/",
+        "connection": 0, "address": ADDRESS, "user_id": None, "path": "/", "traceparent": None,
     }  # fmt: skip
 
 

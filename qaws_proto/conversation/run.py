@@ -9,6 +9,7 @@ from ..clock import Now
 from ..effects import Scalar
 from ..events import ChatMessage
 from ..faults import Fault
+from ..trace_context import of_metadata
 from .session import Session
 
 PIECES = 256  # kept apart until they are joined
@@ -28,9 +29,9 @@ class Run:
     """One call of the agent. Belongs to a session, never to a socket."""
 
     __slots__ = (
-        "_blocks", "_pieces", "accepted", "askers", "chars", "correlation_id", "first_chunk_at", "id", "last_sent",
-        "message", "moved_at", "paused", "pending", "position", "reasoning", "rerun", "sent", "session", "shown",
-        "size", "started_at", "state", "submitted_at", "tools", "user_id",
+        "_blocks", "_pieces", "accepted", "askers", "chars", "chunks", "connection", "correlation_id", "first_chunk_at",
+        "id", "last_sent", "message", "moved_at", "paused", "pending", "position", "reasoning", "rerun", "sent",
+        "session", "shown", "size", "started_at", "state", "submitted_at", "tools", "trace", "user_id",
     )  # fmt: skip
 
     def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
@@ -39,6 +40,8 @@ class Run:
         self.user_id = user_id
         self.message = message
         self.correlation_id = message.id
+        self.connection: int | None = None  # that brought the message
+        self.trace = of_metadata(message.metadata)
         self.state = State.QUEUED
         self.accepted = False  # its message is kept: it may begin (C11)
         self.askers: list[int] = []  # the connections that wait to hear that; the first one brought the message
@@ -52,6 +55,7 @@ class Run:
         self.chars = 0  # its characters
         self.size = 0  # bytes of it and of the steps
         self.pending: list[str] = []  # pieces that wait to be joined
+        self.chunks = 0
         self.sent = 0  # characters that became chunks
         self.shown = 0  # characters of chunks that are kept: clients may have heard them
         self.last_sent = float("-inf")
@@ -77,11 +81,15 @@ class Run:
             self._pieces.clear()
 
     def metrics(self, now: Now) -> dict[str, Scalar]:
-        """How long it took, in seconds, and how much it has said."""
+        """How long it took, in seconds, and how much it has said. One that was never started has only waited."""
+        started_at = now.mono if self.state is State.QUEUED else self.started_at
         figures: dict[str, Scalar] = {
-            "seconds": round(now.mono - self.started_at, 6),
-            "queued_seconds": round(self.started_at - self.submitted_at, 6),
+            "seconds": round(now.mono - started_at, 6),
+            "queued_seconds": round(started_at - self.submitted_at, 6),
             "characters": self.chars,
+            "chunks": self.chunks,
+            "reasoning_steps": len(self.reasoning),
+            "tools_used": len(self.tools),
         }
         if self.first_chunk_at is not None:
             figures["first_chunk_seconds"] = round(self.first_chunk_at - self.started_at, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -15,6 +15,7 @@ from ..events import ChatMessage
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
 from ..records import RunRecord
+from ..trace_context import TraceContext
 from .run import Run, State, clean, fault_of, wait_of
 from .session import Session
 from .voice import StepKind, Voice
@@ -33,7 +34,6 @@ class Runs:
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._voice = voice
-        self._metrics = config.logging.performance_metrics
         self._timers = timers
         self._outbox = outbox
         self._ids = ids
@@ -59,7 +59,10 @@ class Runs:
 
     # ── from acceptance to the start ─────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, session: Session, user_id: str, message: ChatMessage, asker: int, now: Now) -> Run | Fault:
+    def submit(
+        self, session: Session, user_id: str, message: ChatMessage, asker: int, now: Now,
+        trace: TraceContext | None = None,
+    ) -> Run | Fault:  # fmt: skip
         """Take a message of a connection: accept it once it is kept, and run it in its turn; or why not (C11, G7)."""
         if len(self._runs) >= self._config.max_runs:
             return Fault.OVERLOADED
@@ -75,6 +78,7 @@ class Runs:
             return Fault.BUSY
         run = Run(self._ids(), session, user_id, message, now)
         run.position = ahead if queued else 0
+        run.connection, run.trace = asker, run.trace or trace
         run.askers.append(asker)
         self._runs[run.id] = run
         session.waiting.append(run)
@@ -142,8 +146,12 @@ class Runs:
         run.state = State.RUNNING
         run.started_at = run.moved_at = now.mono
         self._timers.set(Reason.RUN, run.id, self._deadline(run))
-        metadata: Mapping[str, Any] = message.metadata or {}
-        self._outbox.add(StartRun(run.id, run.session.id, run.user_id, message.content, message.stream, metadata))
+        self._outbox.add(
+            StartRun(
+                run.id, run.session.id, run.user_id, message.content, message.stream, message.metadata or {},
+                run.connection, run.trace,
+            )
+        )  # fmt: skip
 
     # ── what the agent does ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -328,6 +336,7 @@ class Runs:
         content = run.pending[0] if len(run.pending) == 1 else "".join(run.pending)
         run.pending.clear()
         self._voice.chunk(run, content, now)
+        run.chunks += 1
         run.last_sent = now.mono
 
     def _pull(self, run: Run) -> None:
@@ -386,10 +395,9 @@ class Runs:
         cause: BaseException | None = None,
     ) -> None:  # fmt: skip
         fields: dict[str, Scalar] = {
-            "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end, **(failure or {}),
+            "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "connection": run.connection,
+            "message_id": run.correlation_id, "end": end, **(failure or {}), **run.metrics(now),
         }  # fmt: skip
-        if self._metrics:
-            fields |= run.metrics(now)
         self._outbox.add(Note("run", "ERROR" if failure else "INFO", "run_ended", fields, cause))
 
 

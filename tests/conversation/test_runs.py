@@ -534,22 +534,38 @@ def test_a_run_goes_on_when_nobody_is_there_any_more() -> None:
 
 
 @pytest.mark.parametrize("metrics", [True, False])
-def test_the_end_of_a_run_is_noted_with_its_durations(metrics: bool) -> None:
+def test_the_end_of_a_run_is_noted_with_its_durations_whatever_is_logged(metrics: bool) -> None:
     node = NodeUnderTest(configure(logging={"performance_metrics": metrics}))
     _, first = asked(node, id="m1", user_id="ana")
-    node.clients[0].chat(id="m2", user_id="ana")
+    node.clients[0].chat(id="m2", user_id="ana", stream=True)
     node.advance(2)
     node.finish(first, "x")
     run_id = node.only_run
+    node.tell(run_id, "reasoning", content="hm")
+    node.tell(run_id, "tool_started", "search")
+    node.tell(run_id, "tool_finished", "search")
     node.advance(1)
     node.chunk(run_id, "hé")
     node.advance(0.5)
-    node.finish(run_id)
+    node.finish(run_id, "hé!", reasoning_steps=("so",), tools_used=("search", "book"))
     note = [note for note in node.notes if note.name == "run_ended"][-1]
-    fields = {"run_id": run_id, "session_id": "id-1", "user_id": "ana", "end": "completed"}
-    durations = {"seconds": 1.5, "queued_seconds": 2.0, "characters": 2, "first_chunk_seconds": 1.0}
-    assert dict(note.fields) == fields | (durations if metrics else {})
+    assert dict(note.fields) == {
+        "run_id": run_id, "session_id": "id-1", "user_id": "ana", "connection": 0, "message_id": "m2",
+        "end": "completed", "seconds": 1.5, "queued_seconds": 2.0, "first_chunk_seconds": 1.0,
+        "characters": 3, "chunks": 2, "reasoning_steps": 2, "tools_used": 2,
+    }  # fmt: skip
     assert (note.topic, note.level, note.cause) == ("run", "INFO", None)
+
+
+def test_a_run_that_was_cancelled_before_its_start_has_waited_for_all_of_its_time() -> None:
+    node = NodeUnderTest()
+    client, _ = asked(node)
+    client.chat(id="m2")
+    node.advance(2)
+    client.send({"type": "cancel", "correlation_id": "m2"})
+    fields = dict(node.note("run_ended").fields)
+    assert (fields["end"], fields["seconds"], fields["queued_seconds"]) == ("cancelled", 0, 2)
+    assert (fields["characters"], fields["chunks"], "first_chunk_seconds" in fields) == (0, 0, False)
 
 
 @pytest.mark.row("C1")
