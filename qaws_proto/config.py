@@ -270,6 +270,14 @@ class LoggingConfig(Section):
         return level.upper() if isinstance(level, str) else level
 
 
+class TracingConfig(Section):
+    """Spans of OpenTelemetry (docs/tracing.md)."""
+
+    enabled: bool = Field(
+        default=False, description="a span for each connection and each run; needs the extra `otel`, and a provider"
+    )
+
+
 class LimitsConfig(Section):
     """Bounds of every buffer and table (contract C7; defaults of GUARANTEES)."""
 
@@ -392,6 +400,7 @@ class WebSocketConfig(Section):
     server: ServerConfig = ServerConfig()
     security: SecurityConfig = SecurityConfig()
     logging: LoggingConfig = LoggingConfig()
+    tracing: TracingConfig = TracingConfig()
     limits: LimitsConfig = LimitsConfig()
     agent: AgentConfig = AgentConfig()
     sessions: SessionsConfig = SessionsConfig()

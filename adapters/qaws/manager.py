@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any, Protocol, cast, get_args
 
@@ -52,8 +53,9 @@ from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunConte
 from .host import start_task
 from .stores import Store, store_of
 from .stores.port import StorePort
-from .telemetry import NoteLogger
+from .telemetry import NoteLogger, traces_of
 
+_UNTRACED = nullcontext()
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
 
 
@@ -102,13 +104,14 @@ class Host(Protocol):
 class _ActiveRun:
     """An agent at work: how to cancel it, and how to hold it back."""
 
-    __slots__ = ("cancelled", "resumed", "scope", "yielded")
+    __slots__ = ("cancelled", "resumed", "scope", "traced", "yielded")
 
     def __init__(self) -> None:
         self.cancelled = False
         self.scope: anyio.CancelScope | None = None  # made by its task: a timer's callback may start a run, not a scope
         self.resumed: anyio.Event | None = None  # set while the node wants no more pieces
         self.yielded = 0
+        self.traced: AbstractContextManager[None] = _UNTRACED  # what the agent runs in
 
     def cancel(self) -> None:
         """Tell the agent to stop, at once or as soon as it begins."""
@@ -165,6 +168,7 @@ class WebSocketManager:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
+        self._traces = traces_of(config.tracing)
         self.store_port = None if store is None else StorePort(store, self.feed, self._log.write)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -178,7 +182,7 @@ class WebSocketManager:
             CancelRun: self._cancel_run,
             PauseRun: self._pause_run,
             ResumeRun: self._resume_run,
-            Note: self._log.write,
+            Note: self._log.write if self._traces is None else self._trace,
             Drained: lambda effect: self.drained(),
         }
         if self.store_port is not None:
@@ -297,9 +301,17 @@ class WebSocketManager:
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _trace(self, note: Note) -> None:
+        assert self._traces is not None
+        self._log.write(note)
+        self._traces.hear(note)
+
     def _start_run(self, run: StartRun) -> None:
         assert self._host is not None
-        self._active[run.run_id] = _ActiveRun()
+        assert self._agent is not None
+        active = self._active[run.run_id] = _ActiveRun()
+        if self._traces is not None:
+            active.traced = self._traces.start(run, self._agent.name)
         self._host.spawn(self._run, run)
 
     def _cancel_run(self, effect: CancelRun) -> None:
@@ -327,7 +339,7 @@ class WebSocketManager:
         try:
             if self._performing:  # the loop begins tasks at once: first all that goes with the start, a cancel too
                 await anyio.lowlevel.checkpoint()
-            with anyio.CancelScope() as active.scope:
+            with active.traced, anyio.CancelScope() as active.scope:
                 if not active.cancelled:
                     end = await self._call(self._agent, run, context, active)
         finally:

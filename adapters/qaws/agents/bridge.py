@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from ..telemetry import log_event
-from .interface import AgentReply, AgentStep, RunContext
+from .interface import AgentReply, AgentStep, RunContext, carried
 
 AHEAD = 16  # pieces made and not yet taken; a framework that is so far ahead waits (C1)
 GRACE = 5.0  # seconds for what a framework starts while it is cancelled, and for all of it when the process ends
@@ -140,6 +140,7 @@ class _Run:
         """Run, and give each piece as it comes."""
         self._call = _caller(anyio.lowlevel.current_token().native_token)
         self._news = anyio.Event()
+        self._enter = carried.get()
         self._loop = self._begin(self)
         try:
             while True:
@@ -188,6 +189,8 @@ class _Run:
     def start(self, runs: set[_Run]) -> None:
         """Begin the framework's task, which is among `runs` until it ends."""
         _current.set(self)
+        if self._enter is not None:
+            self._enter()
         self._room = asyncio.Event()
         self._runs = runs
         runs.add(self)

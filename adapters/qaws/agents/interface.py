@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -70,8 +71,12 @@ class AgentFailure(Exception):
         self.retry_after = retry_after
 
 
+#: What is called first in the thread of a framework, where a run goes on in an empty context; None: nothing.
+carried: ContextVar[Callable[[], object] | None] = ContextVar("qaws-carried", default=None)
+
 PIECES = object()  # what `Agent.run` gives where the pieces were the answer
 Emit = Callable[[object], Coroutine[Any, Any, None]]
+NAME_LENGTH = 128  # characters of an agent's name in traces
 _CONTEXT = ("run_id", "session_id", "user_id", "stream", "metadata")
 
 
@@ -80,6 +85,7 @@ class Agent:
 
     def __init__(self, agent: object, *, threads: int) -> None:
         """`threads` bounds how many blocking calls go on at once (G6). Raises AgentError for what is no agent."""
+        self.name = _name_of(agent)
         self._call = _callable_of(adapted(agent))
         self._aclose = getattr(agent, "aclose", None)
         self._wants = _context_parameters(self._call)
@@ -176,6 +182,12 @@ def _callable_of(agent: object) -> Callable[..., Any]:
     if not inspect.isroutine(call) and not isinstance(call, functools.partial):  # an object with __call__: look at that
         call = call.__call__
     return call
+
+
+def _name_of(agent: object) -> str:
+    """The name that an agent gives itself, or that of its function or class."""
+    own = getattr(agent, "name", None) or getattr(agent, "__name__", None)
+    return (own if isinstance(own, str) else type(agent).__name__)[:NAME_LENGTH]
 
 
 def _context_parameters(call: Callable[..., Any]) -> tuple[str, ...]:
