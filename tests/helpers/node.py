@@ -63,6 +63,7 @@ from qaws_proto.inputs import (
     WriteDrained,
 )
 from tests.helpers.host import Host
+from tests.helpers.notes import check
 from tests.helpers.store import StoreModel
 
 MONO = 1000.0
@@ -603,6 +604,7 @@ class NodeUnderTest:
             assert effect.run_id not in self.cancelled
             self.paused.remove(effect.run_id)
         elif isinstance(effect, Note):
+            check(effect)
             self.notes.append(effect)
             if effect.name == "run_ended":
                 run_id = str(effect.fields["run_id"])
