@@ -34,6 +34,7 @@ NO_SECRET = (
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Size = Annotated[int, Field(ge=256, le=1 << 30)]
+Rate = Annotated[int, Field(ge=1, le=1_000_000)]  # 8 to 16 bytes each are held for a minute
 
 DoubleText = Literal["enqueue", "reject", "interrupt", "concurrent"]
 
@@ -200,9 +201,13 @@ class CorsConfig(Section):
 
 
 class RateLimitingConfig(Section):
-    """How many messages a user may send, on all connections together."""
+    """How many messages are let in, of a user on all connections together, of an address, and on the node."""
 
     enabled: bool = Field(default=True, description="off: no limit on messages")
+    dry_run: bool = Field(
+        default=False,
+        description="what these limits or `limits.connections_per_minute` would refuse passes, and is logged",
+    )
     requests_per_minute: int = Field(
         default=60,
         ge=1,
@@ -211,7 +216,23 @@ class RateLimitingConfig(Section):
         description="messages in every sliding window of 60 s",
     )
     burst_size: int = Field(default=10, ge=1, le=100_000, description="messages in every sliding window of 1 s")
-    max_keys: Count = Field(default=100_000, description="users and addresses remembered; the rest share one limit")
+    address_requests_per_minute: Rate | None = Field(
+        default=None,
+        description="messages of one address, IPv6 by /64, of all its users together, in every sliding window of 60 s; "
+        "not set: no such limit",
+    )
+    address_burst_size: Rate | None = Field(
+        default=None, description="messages of one address in every sliding window of 1 s; not set: no such limit"
+    )
+    node_requests_per_minute: Rate | None = Field(
+        default=None, description="messages on the node in every sliding window of 60 s; not set: no such limit"
+    )
+    node_burst_size: Rate | None = Field(
+        default=None, description="messages on the node in every sliding window of 1 s; not set: no such limit"
+    )
+    max_keys: Count = Field(
+        default=100_000, description="users, and addresses, remembered by each limit; the rest share one"
+    )
     strikes: Count = Field(default=5, description="refusals in a row after which the connection is closed")
 
 
@@ -291,6 +312,11 @@ class LimitsConfig(Section):
     linger: Seconds = Field(default=1, description="seconds to read and discard behind our half-close (F13)")
     discard: Size = Field(default=64 * 1024, description="bytes discarded behind a Close (F9)")
     connections_per_address: Count = Field(default=100, description="connections of one address, IPv6 by /64 (H14)")
+    connections_per_minute: Rate | None = Field(
+        default=None,
+        description="connections that one address, IPv6 by /64, may open in every sliding window of 60 s; not set: no "
+        "such limit (H14)",
+    )
     handshakes: Count = Field(default=256, description="sockets not upgraded, beside `max_connections` (H14)")
     retry_after: Count = Field(default=5, description="seconds told to a client that met a full server")
     bad_messages_per_minute: Count = Field(

@@ -79,11 +79,17 @@ class Gateway:
 
         Raises ConfigError where the configuration cannot be used.
         """
-        gate = Gate(config, verifier=verifier, upgrade_checks=upgrade_checks, event_checks=event_checks)
+        self._outbox = Outbox()
+        gate = Gate(
+            config,
+            verifier=verifier,
+            upgrade_checks=upgrade_checks,
+            event_checks=event_checks,
+            outbox=self._outbox,
+        )
         models: list[type[ClientEvent]] = [Auth, ChatMessage, Cancel, Resume, Ack, Ping]
         models += [event.model for event in events]
         durable = config.store.kind != "memory" if durable is None else durable
-        self._outbox = Outbox()
         self._timers = Timers()
         self._sessions = Sessions(
             config.sessions, config.limits, self._timers, bounded=gate.verifier is not None, durable=durable
