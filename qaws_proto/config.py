@@ -206,7 +206,8 @@ class RateLimitingConfig(Section):
     enabled: bool = Field(default=True, description="off: no limit on messages")
     dry_run: bool = Field(
         default=False,
-        description="what these limits or `limits.connections_per_minute` would refuse passes, and is logged",
+        description="what these limits, `limits.connections_per_minute` and `agent.budget` would refuse passes, and is "
+        "logged",
     )
     requests_per_minute: int = Field(
         default=60,
@@ -327,6 +328,30 @@ class LimitsConfig(Section):
     json_depth: Count = Field(default=32, description="nesting of an event (M4)")
 
 
+class BudgetConfig(Section):
+    """How much agents may answer one user in one day, which begins at midnight UTC."""
+
+    unit: Literal["characters", "tokens"] = Field(
+        default="characters",
+        description="`characters` of answers, or `tokens` in and out, which the agent has to report",
+    )
+    per_day: Annotated[int, Field(ge=1, le=1_000_000_000_000)] | None = Field(
+        default=None, description="units for one user; not set: no such limit"
+    )
+    reserve: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=1000,
+        description="units taken for a message until it is known what its answer has used; they stay taken where the "
+        "agent reports no tokens",
+    )
+    max_users: Count = Field(default=100_000, description="users remembered for the day; the rest share one budget")
+
+    @model_validator(mode="after")
+    def _covers_an_answer(self) -> BudgetConfig:
+        if self.per_day is not None and self.per_day < self.reserve:
+            raise ValueError("per_day: below `reserve`, which is taken for each message: nobody could ask anything")
+        return self
+
+
 class AgentConfig(Section):
     """How long and how much an agent may answer."""
 
@@ -339,7 +364,11 @@ class AgentConfig(Section):
     chunk_size: Count = Field(default=16 * 1024, description="characters sent without waiting for `roll_up`")
     cancel_grace: Seconds = Field(default=5, description="seconds a cancelled agent has to stop (G5)")
     max_runs: Count = Field(default=1000, description="messages accepted and not yet answered, on the node (G7)")
+    runs_per_user: Count = Field(
+        default=16, description="the same of one user; without authentication, of one address (G7)"
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="threads for agents that block (G6)")
+    budget: BudgetConfig = BudgetConfig()
 
 
 class SessionsConfig(Section):

@@ -18,6 +18,7 @@ from .chats import Chats
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .connection import Connection, Node, Phase, whole
+from .conversation.accounts import Accounts
 from .conversation.journal import Journal
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
@@ -104,7 +105,7 @@ class Gateway:
         self._newest = -1
         self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
         voice = Voice(self._journal)
-        self._runs = Runs(config, self._timers, self._outbox, ids, voice)
+        self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run))
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
         self._drain_until: float | None = None
         self._drained = False
