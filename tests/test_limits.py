@@ -352,18 +352,21 @@ def test_a_wall_clock_that_is_put_back_gives_no_budget_twice() -> None:
 
 
 @pytest.mark.row("R1")
-def test_on_trial_a_budget_refuses_nothing_and_is_charged_with_what_it_would_let_in() -> None:
+def test_on_trial_a_budget_refuses_nothing_and_is_not_charged_with_what_it_would_refuse() -> None:
     rates = {"enabled": False, "dry_run": True}
     budget = {"per_day": 100, "reserve": 100}
     node = NodeUnderTest(configure(security={"rate_limiting": rates}, agent={"budget": budget}))
     client = node.connect()
-    _spend(client, 100)
-    _spend(client, 100)
+    assert _ask(client, session_id="one")
+    first = node.only_run
+    assert _ask(client, session_id="two")
     note = node.note("limit_dry_run")
     assert note.fields == {"limit": "budget", "key": ADDRESS, "retry_after": TO_MIDNIGHT}
-    node.advance(TO_MIDNIGHT)
-    _spend(node.connect(), 100)
-    assert [note.name for note in node.notes].count("limit_dry_run") == 1
+    (second,) = node.runs.keys() - {first}
+    node.finish(second, "x" * 500)
+    node.finish(first, "")
+    _spend(client, 100)
+    assert node.note("limit_dry_run") == note, "the only one"
 
 
 @pytest.mark.row("R4")

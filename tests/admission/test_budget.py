@@ -126,7 +126,9 @@ def test_a_full_table_shares_one_budget_until_the_next_day() -> None:
 def test_an_account_of_which_nothing_is_left_makes_room() -> None:
     budget = _budget(per_day=100, reserve=50, max_users=1)
     budget.settle(_taken(budget, "ana", NOON), 0)
+    assert len(budget) == 0
     budget.settle(_taken(budget, "bob", NOON), 100)
+    assert len(budget) == 1
     assert budget.wait("ana", _at(NOON)) == 0.0, "of bob, not of all"
     assert budget.wait("bob", _at(NOON)) == DAY / 2
 
