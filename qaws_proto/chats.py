@@ -14,7 +14,7 @@ from .admission.tokens import Principal
 from .clock import Now
 from .connection import Connection, Node, Phase
 from .conversation.journal import Journal
-from .conversation.run import Run
+from .conversation.run import Asker, Run
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .conversation.voice import Voice
@@ -141,8 +141,11 @@ class Chats:
             connection.traffic.sessions += 1
             self._runs.caught_up(session, now)  # one that keeps up, where the others do not
 
-    def _refuse(self, connection: Connection, fault: Fault, event: ClientEvent | None, now: Now) -> None:
-        wait = self._node.gate.retry_after if fault in (Fault.OVERLOADED, Fault.STOPPING) else None
+    def _refuse(
+        self, connection: Connection, fault: Fault, event: ClientEvent | None, now: Now, wait: float | None = None
+    ) -> None:
+        if fault in (Fault.OVERLOADED, Fault.STOPPING):
+            wait = self._node.gate.retry_after
         connection.refuse(Refusal(fault, wait), now, event)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,9 +157,11 @@ class Chats:
             self._repeat(connection, session, message.id, now)
             return
         user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
-        run = self._runs.submit(session, user_id, message, connection.number, now, connection.trace)
-        if isinstance(run, Fault):
-            self._refuse(connection, run, message, now)
+        account = self._node.gate.account(principal, connection.address_key)
+        asker = Asker(connection.number, user_id, account, connection.trace)
+        run = self._runs.submit(session, message, asker, now)
+        if isinstance(run, Refusal):
+            self._refuse(connection, run.fault, message, now, run.retry_after)
         elif self._node.config.logging.log_messages:
             fields: dict[str, Scalar] = {"connection": connection.number, "session_id": session.id, "run_id": run.id}
             self._node.outbox.add(Note("message", "INFO", "accepted", {**fields, "content": message.content}))

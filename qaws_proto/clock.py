@@ -11,7 +11,7 @@ class Now(NamedTuple):
     """Both clocks, read once a turn by the adapter.
 
     `mono` is monotonic seconds and drives every deadline; `unix` is wall-clock seconds and decides only
-    token verdicts and printed timestamps (contract C5).
+    token verdicts, printed timestamps and the day of budgets (contract C5).
     """
 
     mono: float

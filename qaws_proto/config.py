@@ -34,6 +34,7 @@ NO_SECRET = (
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Size = Annotated[int, Field(ge=256, le=1 << 30)]
+Rate = Annotated[int, Field(ge=1, le=1_000_000)]  # 8 to 16 bytes each are held for a minute
 
 DoubleText = Literal["enqueue", "reject", "interrupt", "concurrent"]
 
@@ -200,9 +201,14 @@ class CorsConfig(Section):
 
 
 class RateLimitingConfig(Section):
-    """How many messages a user may send, on all connections together."""
+    """How many messages are let in, of a user on all connections together, of an address, and on the node."""
 
     enabled: bool = Field(default=True, description="off: no limit on messages")
+    dry_run: bool = Field(
+        default=False,
+        description="what these limits, `limits.connections_per_minute` and `agent.budget` would refuse passes, and is "
+        "logged",
+    )
     requests_per_minute: int = Field(
         default=60,
         ge=1,
@@ -211,7 +217,23 @@ class RateLimitingConfig(Section):
         description="messages in every sliding window of 60 s",
     )
     burst_size: int = Field(default=10, ge=1, le=100_000, description="messages in every sliding window of 1 s")
-    max_keys: Count = Field(default=100_000, description="users and addresses remembered; the rest share one limit")
+    address_requests_per_minute: Rate | None = Field(
+        default=None,
+        description="messages of one address, IPv6 by /64, of all its users together, in every sliding window of 60 s; "
+        "not set: no such limit",
+    )
+    address_burst_size: Rate | None = Field(
+        default=None, description="messages of one address in every sliding window of 1 s; not set: no such limit"
+    )
+    node_requests_per_minute: Rate | None = Field(
+        default=None, description="messages on the node in every sliding window of 60 s; not set: no such limit"
+    )
+    node_burst_size: Rate | None = Field(
+        default=None, description="messages on the node in every sliding window of 1 s; not set: no such limit"
+    )
+    max_keys: Count = Field(
+        default=100_000, description="users, and addresses, remembered by each limit; the rest share one"
+    )
     strikes: Count = Field(default=5, description="refusals in a row after which the connection is closed")
 
 
@@ -307,6 +329,11 @@ class LimitsConfig(Section):
     linger: Seconds = Field(default=1, description="seconds to read and discard behind our half-close (F13)")
     discard: Size = Field(default=64 * 1024, description="bytes discarded behind a Close (F9)")
     connections_per_address: Count = Field(default=100, description="connections of one address, IPv6 by /64 (H14)")
+    connections_per_minute: Rate | None = Field(
+        default=None,
+        description="connections that one address, IPv6 by /64, may open in every sliding window of 60 s; not set: no "
+        "such limit (H14)",
+    )
     handshakes: Count = Field(default=256, description="sockets not upgraded, beside `max_connections` (H14)")
     retry_after: Count = Field(default=5, description="seconds told to a client that met a full server")
     bad_messages_per_minute: Count = Field(
@@ -315,6 +342,30 @@ class LimitsConfig(Section):
     refusal_interval: Seconds = Field(default=10, description="seconds between log lines on one refused address (H3)")
     refusal_addresses: Count = Field(default=10_000, description="addresses remembered for that; more are not logged")
     json_depth: Count = Field(default=32, description="nesting of an event (M4)")
+
+
+class BudgetConfig(Section):
+    """How much agents may answer one user in one day, which begins at midnight UTC."""
+
+    unit: Literal["characters", "tokens"] = Field(
+        default="characters",
+        description="`characters` of answers, or `tokens` in and out, which the agent has to report",
+    )
+    per_day: Annotated[int, Field(ge=1, le=1_000_000_000_000)] | None = Field(
+        default=None, description="units for one user; not set: no such limit"
+    )
+    reserve: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=1000,
+        description="units taken for a message until it is known what its answer has used; they stay taken where the "
+        "agent reports no tokens",
+    )
+    max_users: Count = Field(default=100_000, description="users remembered for the day; the rest share one budget")
+
+    @model_validator(mode="after")
+    def _covers_an_answer(self) -> BudgetConfig:
+        if self.per_day is not None and self.per_day < self.reserve:
+            raise ValueError("per_day: below `reserve`, which is taken for each message: nobody could ask anything")
+        return self
 
 
 class AgentConfig(Section):
@@ -329,7 +380,11 @@ class AgentConfig(Section):
     chunk_size: Count = Field(default=16 * 1024, description="characters sent without waiting for `roll_up`")
     cancel_grace: Seconds = Field(default=5, description="seconds a cancelled agent has to stop (G5)")
     max_runs: Count = Field(default=1000, description="messages accepted and not yet answered, on the node (G7)")
+    runs_per_user: Count = Field(
+        default=16, description="the same of one user; without authentication, of one address (G7)"
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="threads for agents that block (G6)")
+    budget: BudgetConfig = BudgetConfig()
 
 
 class SessionsConfig(Section):

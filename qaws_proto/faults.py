@@ -69,6 +69,9 @@ class Fault(Enum):
     ADDRESS_FULL = Row(
         PEER, LATER, "too many connections", "Too many connections of this address", status=429, close=1013
     )
+    CONNECTION_RATE = Row(
+        PEER, LATER, "connection rate", "Too many new connections of this address", status=429, close=1013
+    )
     HEAD_TOO_BIG = Row(PEER, NO, "head too large", "The request head is too large", status=431)
     AT_CAPACITY = Row(SERVER, LATER, "at capacity", "The server is full", status=503, close=1013)
     DRAINING = Row(NOBODY, LATER, "draining", "The server is about to stop", status=503, close=1012)
@@ -100,8 +103,11 @@ class Fault(Enum):
     )
     UNKNOWN_EVENT = Row(PEER, NO, "unknown event", "There is no event of this type", code="UNKNOWN_EVENT")
     RATE_LIMIT = Row(PEER, LATER, "rate limit", "Rate limit exceeded", code="RATE_LIMIT")
+    NODE_RATE = Row(SERVER, LATER, "node rate", "The server takes no more messages for now", code="RATE_LIMIT")
     RATE_LIMIT_IGNORED = Row(PEER, LATER, "rate limit", "Rate limit exceeded", close=4429)
+    BUDGET_SPENT = Row(PEER, LATER, "budget", "The budget of this day is spent", code="RATE_LIMIT")
     BUSY = Row(PEER, YES, "busy", "This session has enough messages waiting", code="BUSY")
+    USER_BUSY = Row(PEER, YES, "user busy", "This user has enough messages waiting", code="BUSY")
     TOO_MANY_SESSIONS = Row(PEER, YES, "sessions", "This user has enough sessions in use", code="BUSY")
     OVERLOADED = Row(SERVER, LATER, "overloaded", "The server has too much to do", code="OVERLOADED")
     STOPPING = Row(NOBODY, LATER, "stopping", "The server is about to stop", code="OVERLOADED")

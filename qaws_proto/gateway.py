@@ -18,6 +18,7 @@ from .chats import Chats
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .connection import Connection, Node, Phase, whole
+from .conversation.accounts import Accounts
 from .conversation.journal import Journal
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
@@ -79,11 +80,17 @@ class Gateway:
 
         Raises ConfigError where the configuration cannot be used.
         """
-        gate = Gate(config, verifier=verifier, upgrade_checks=upgrade_checks, event_checks=event_checks)
+        self._outbox = Outbox()
+        gate = Gate(
+            config,
+            verifier=verifier,
+            upgrade_checks=upgrade_checks,
+            event_checks=event_checks,
+            outbox=self._outbox,
+        )
         models: list[type[ClientEvent]] = [Auth, ChatMessage, Cancel, Resume, Ack, Ping]
         models += [event.model for event in events]
         durable = config.store.kind != "memory" if durable is None else durable
-        self._outbox = Outbox()
         self._timers = Timers()
         self._sessions = Sessions(
             config.sessions, config.limits, self._timers, bounded=gate.verifier is not None, durable=durable
@@ -98,7 +105,7 @@ class Gateway:
         self._newest = -1
         self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
         voice = Voice(self._journal)
-        self._runs = Runs(config, self._timers, self._outbox, ids, voice)
+        self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run))
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
         self._drain_until: float | None = None
         self._drained = False

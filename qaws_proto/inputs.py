@@ -112,12 +112,17 @@ class RunStep(NamedTuple):
 
 
 class RunFinished(NamedTuple):
-    """An agent is done. `content` is the whole answer, or None where the chunks were the answer."""
+    """An agent is done. `content` is the whole answer, or None where the chunks were the answer.
+
+    The tokens are those that models have read and written for it; None where that is not known.
+    """
 
     run_id: str
     content: object = None
     reasoning_steps: tuple[str, ...] = ()
     tools_used: tuple[str, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class RunFailed(NamedTuple):

@@ -38,6 +38,7 @@ CLOSES = {
     # what a host that cannot answer an upgrade with a status is told instead
     "BAD_REQUEST": 1002, "BAD_UPGRADE": 1002, "BODY_REFUSED": 1002, "QUERY_TOKEN": 1002, "NOT_FOUND": 1002,
     "WRONG_HOST": 1002, "BAD_TOKEN": 4401, "ORIGIN_REFUSED": 4403, "ADDRESS_REFUSED": 4403, "ADDRESS_FULL": 1013,
+    "CONNECTION_RATE": 1013,
 }  # fmt: skip
 
 # PROTOCOL, "Before the upgrade", and 500 for what is our own mistake.

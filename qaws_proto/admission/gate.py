@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..clock import Now
 from ..config import WebSocketConfig
+from ..effects import Outbox
 from ..events import ChatMessage, ClientEvent
 from ..faults import Fault
 from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
+from .dry_run import DryRun
 from .origins import Origins
-from .ratelimit import RateLimiter
+from .rates import NODE, Rates
 from .tokens import ANONYMOUS, Principal, TokenVerifier
 
 SUBPROTOCOL = "qaws.v1"
@@ -107,8 +109,11 @@ class Gate:
         verifier: TokenVerifier | None = None,
         upgrade_checks: Sequence[UpgradeCheck] = (),
         event_checks: Sequence[EventCheck] = (),
+        outbox: Outbox | None = None,
     ) -> None:
         """`verifier` stands in for the configured secret; own checks run after the built-in ones.
+
+        `outbox` takes the notes of limits on trial.
 
         An own check that raises refuses with INTERNAL: nothing passes that was not checked, and the node lives (C1).
         Raises ConfigError where authentication is on and nothing could verify a token.
@@ -121,19 +126,35 @@ class Gate:
         self.origins = Origins(config.security.cors)
         self.addresses = Addresses(config.security.addresses, config.server)
         self.hosts = frozenset(host.lower() for host in config.server.allowed_hosts)
-        limiting = config.security.rate_limiting
-        self.limiter = RateLimiter(limiting) if limiting.enabled else None
+        self.rates = Rates(config)
+        self.dry_run = DryRun(config, Outbox() if outbox is None else outbox)
         self.census = Census()
         self._upgrade_checks = (*UPGRADE_CHECKS, *(_guarded(check, "status") for check in upgrade_checks))
         self._event_checks = (*EVENT_CHECKS, *(_guarded(check, "code") for check in event_checks))
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
-        """Ask every check of an upgrade, in order."""
-        return next((no for check in self._upgrade_checks if (no := check(self, applicant)) is not None), None)
+        """Ask every check of an upgrade, in order; one that passes them all is counted."""
+        refused = next((no for check in self._upgrade_checks if (no := check(self, applicant)) is not None), None)
+        if refused is None:
+            self.rates.count_connection(key_of(applicant.address), applicant.now.mono)
+        return refused
 
     def admit_event(self, passage: Passage) -> Refusal | None:
-        """Ask every check of an event, in order."""
-        return next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
+        """Ask the rates and every check of an event, in order; one that passes them all is counted (R1, R4)."""
+        counted = passage.event.counted and self.config.security.rate_limiting.enabled
+        account, key, mono = self.account(passage.principal, passage.address_key), passage.address_key, passage.now.mono
+        over = self.rates.over(account, key, mono) if counted else []
+        if over and not all(self.dry_run.excuses(*limit, mono) for limit in over):
+            fault = Fault.NODE_RATE if all(limit.key == NODE for limit in over) else Fault.RATE_LIMIT
+            return Refusal(fault, max(limit.wait for limit in over))
+        refused = next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
+        if refused is None and counted and not over:
+            self.rates.count(account, key, mono)
+        return refused
+
+    def account(self, principal: Principal, address_key: str) -> str:
+        """What a client's limits are counted under: its user, or without authentication its address (R4)."""
+        return address_key if self.verifier is None else user_account(principal.user_id)
 
     def verify(self, token: str, now: Now) -> Principal | None:
         """The principal of a token, or None."""
@@ -217,6 +238,15 @@ def address_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
     return None
 
 
+def address_comes_not_too_often(gate: Gate, applicant: Applicant) -> Refusal | None:
+    """The address has not opened too many connections in the last minute, where that is limited (H14)."""
+    key, mono = key_of(applicant.address), applicant.now.mono
+    wait = gate.rates.connection_wait(key, mono)
+    if not wait or gate.dry_run.excuses("connection_rate", key, wait, mono):
+        return None
+    return Refusal(Fault.CONNECTION_RATE, wait)
+
+
 def query_holds_no_token(gate: Gate, applicant: Applicant) -> Refusal | None:
     """No token in the address, where it would end up in logs, unless the configuration takes that (H12)."""
     if _query_token(applicant.request) is None or gate.config.security.authentication.allow_query_token:
@@ -243,6 +273,7 @@ UPGRADE_CHECKS: tuple[UpgradeCheck, ...] = (
     origin_is_allowed,
     node_has_room,
     address_has_room,
+    address_comes_not_too_often,
     query_holds_no_token,
     token_is_valid,
 )
@@ -282,15 +313,6 @@ def _query_token(request: Request) -> str | None:
 # ── events, in order ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rate_is_kept(gate: Gate, passage: Passage) -> Refusal | None:
-    """The user's messages, or without authentication those of the address, stay within the limit (R1, R4)."""
-    if gate.limiter is None or not passage.event.counted:
-        return None
-    key = passage.address_key if gate.verifier is None else f"user {passage.principal.user_id}"
-    wait = gate.limiter.admit(key, passage.now.mono)
-    return Refusal(Fault.RATE_LIMIT, wait) if wait > 0 else None
-
-
 def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
     """A message names no other user than the token does (PROTOCOL, "Client → server")."""
     event = passage.event
@@ -301,7 +323,12 @@ def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
     return Refusal(Fault.FORBIDDEN, text="user_id is not the user of the token")
 
 
-EVENT_CHECKS: tuple[EventCheck, ...] = (rate_is_kept, user_is_the_tokens)
+EVENT_CHECKS: tuple[EventCheck, ...] = (user_is_the_tokens,)
+
+
+def user_account(user_id: str) -> str:
+    """What a user's limits are counted under; no address has such a name."""
+    return f"user {user_id}"
 
 
 def details_of(refusal: Refusal) -> dict[str, Any] | None:

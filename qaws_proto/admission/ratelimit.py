@@ -1,85 +1,98 @@
-"""How many messages a user or address may send: exact sliding windows (R1 to R4), and a budget of frames (F8)."""
+"""How many of something a key may have: exact sliding windows (R1 to R4), and a budget of frames (F8)."""
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from math import inf
 from struct import Struct
 
-from ..config import RateLimitingConfig
+from ..config import WebSocketConfig
 
 MINUTE = 60.0
 SECOND = 1.0
 OVERFLOW = "\0overflow"  # no user id and no address has this name
+PACKED = 32  # times of a key up to which they are bytes: an array takes twice as much, and is not copied
 
-_LAST = Struct("d")  # the packed times end in it
+_LAST = Struct("d")  # packed times end in it
 
 
-class RateLimiter:
-    """Counts accepted messages by key in windows of 60 s and 1 s, which slide with every message.
+class SlidingWindows:
+    """Counts what was let in by key, for limits in windows of 60 s and 1 s, which slide with every message.
 
-    At most `max_keys` keys are remembered, in about 150 bytes each (a fifth more for the moment in which room is made),
-    and 8 bytes for each message of their last minute. Those silent for a minute make room, within a second of when it
-    is needed; where there is none, every further key shares one limit, so that a flood of keys never opens the gate
-    (R2). Only `now.mono` is read: a jump of the wall clock changes nothing (R3).
+    Neither looking nor counting takes longer for keys that have many. At most `max_keys` keys are remembered, in about
+    150 bytes each (a fifth more for the moment in which room is made), and 8 to 16 bytes for each of the last minute.
+    Those silent for a minute make room, within a second of when it is needed; where there is none, every further key
+    shares one limit, so that a flood of keys never opens the gate (R2). Times are those of the monotonic clock: a jump
+    of the wall clock changes nothing (R3).
     """
 
-    def __init__(self, config: RateLimitingConfig) -> None:
-        self._per_minute = config.requests_per_minute
-        self._per_second = config.burst_size
-        self._max_keys = config.max_keys
-        self._times: dict[str, bytes] = {}  # of each key the times in the last minute, in order, packed
+    def __init__(self, config: WebSocketConfig) -> None:
+        self._config = config
+        self._times: dict[str, bytes | array[float]] = {}  # of each key those of the last minute at least, in order
         self._search_at = -inf
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def admit(self, key: str, mono: float) -> float:
-        """0.0 and the message is counted, or the seconds after which one will be let in (then nothing is counted).
+    def wait(self, key: str, mono: float, per_minute: int | None, per_second: int | None) -> float:
+        """0.0 where one more stays within both limits, or the seconds after which it will. Counts nothing.
 
-        These are whole milliseconds, and exact: one millisecond earlier is too early.
+        These are whole milliseconds, and exact: one millisecond earlier is too early. None is no limit.
         """
         held = self._times.get(key)
-        if held is None and not self._has_room(mono):
-            key = OVERFLOW
-            held = self._times.get(key)
-        times = array("d", held or b"")
-        del times[: bisect_right(times, mono - MINUTE)]
-        opens = self._opens(times)
-        if opens <= mono:
-            times.append(mono)
-            self._times[key] = times.tobytes()
-            return 0.0
-        milliseconds = int((opens - mono) * 1000)
-        while mono + milliseconds / 1000 < opens:  # what the client will be held against, rounding errors included
-            milliseconds += 1
-        return milliseconds / 1000
-
-    def _opens(self, times: array[float]) -> float:
-        """When both windows have room."""
+        if held is None:
+            held = None if self._has_room(mono) else self._times.get(OVERFLOW)
+            if held is None:
+                return 0.0
+        times = memoryview(held).cast("d") if type(held) is bytes else held
         opens = -inf
-        if len(times) >= self._per_minute:
-            opens = times[-self._per_minute] + MINUTE
-        if len(times) >= self._per_second:
-            opens = max(opens, times[-self._per_second] + SECOND)
-        return opens
+        if per_minute is not None and len(times) >= per_minute:
+            opens = times[-per_minute] + MINUTE
+        if per_second is not None and len(times) >= per_second:
+            opens = max(opens, times[-per_second] + SECOND)
+        return seconds_until(opens, mono)
+
+    def count(self, key: str, mono: float) -> None:
+        """One is let in."""
+        held = self._times.get(key)
+        if held is None and not self._has_room(mono):
+            key, held = OVERFLOW, self._times.get(OVERFLOW)
+        times = held if type(held) is array else array("d", held or b"")
+        while times and times[len(times) // 2] + MINUTE <= mono:  # half at a time: each time is moved once at most
+            del times[: len(times) // 2 + 1]
+        times.append(mono)
+        self._times[key] = times.tobytes() if len(times) <= PACKED else times
 
     def _has_room(self, mono: float) -> bool:
         """Whether one more key can be remembered. A full table is searched for silent keys, at most once a second."""
-        if len(self._times) < self._max_keys:
+        max_keys = self._config.security.rate_limiting.max_keys
+        if len(self._times) < max_keys:
             return True
         if mono < self._search_at:
             return False
         self._search_at = mono + SECOND
-        silent_since = mono - MINUTE
-        kept = [key for key, times in self._times.items() if _LAST.unpack(times[-8:])[0] > silent_since]
+        kept = [key for key, times in self._times.items() if _last(times) + MINUTE > mono]
         if len(kept) < len(self._times):
             # Filled anew: a dict that keys were deleted from would grow to twice its size.
             values = [self._times[key] for key in kept]
             self._times.clear()
             self._times.update(zip(kept, values, strict=True))
-        return len(kept) < self._max_keys
+        return len(kept) < max_keys
+
+
+def seconds_until(opens: float, now: float) -> float:
+    """What a client is told to wait, on any clock: whole milliseconds, the first of them that is not too early."""
+    if opens <= now:
+        return 0.0
+    milliseconds = int((opens - now) * 1000)
+    while now + milliseconds / 1000 < opens:  # what the client will be held against, rounding errors included
+        milliseconds += 1
+    return milliseconds / 1000
+
+
+def _last(times: bytes | array[float]) -> float:
+    last: float = _LAST.unpack(times[-8:])[0] if type(times) is bytes else times[-1]
+    return last
 
 
 class FrameBudget:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import NamedTuple
 
 from ..clock import Now
 from ..effects import Scalar
 from ..events import ChatMessage
 from ..faults import Fault
-from ..trace_context import of_metadata
+from ..trace_context import TraceContext, of_metadata
+from .accounts import Place
 from .session import Session
 
 PIECES = 256  # kept apart until they are joined
 LONGEST_WAIT = 86_400.0  # seconds that a client is told to wait: what an agent gives beyond a day is no help
+MOST_TOKENS = 1_000_000_000  # of one run, in or out: what is beyond is a mistake of the agent
 
 
 class State(Enum):
@@ -25,17 +28,30 @@ class State(Enum):
     GIVEN_UP = "given up"
 
 
+class Asker(NamedTuple):
+    """Who brought a message: the connection, the user, the account that its run is for, and the trace it is in."""
+
+    connection: int
+    user_id: str
+    account: str
+    trace: TraceContext | None
+
+
 class Run:
     """One call of the agent. Belongs to a session, never to a socket."""
 
     __slots__ = (
         "_blocks", "_pieces", "accepted", "askers", "chars", "chunks", "connection", "correlation_id", "first_chunk_at",
-        "id", "last_sent", "message", "moved_at", "paused", "pending", "position", "reasoning", "rerun", "sent",
-        "session", "shown", "size", "started_at", "state", "submitted_at", "tools", "trace", "user_id",
+        "id", "input_tokens", "last_sent", "message", "moved_at", "output_tokens", "paused", "pending", "place",
+        "position", "reasoning", "rerun", "sent", "session", "shown", "size", "started_at", "state", "submitted_at",
+        "tools", "trace", "user_id",
     )  # fmt: skip
 
-    def __init__(self, run_id: str, session: Session, user_id: str, message: ChatMessage, now: Now) -> None:
+    def __init__(
+        self, run_id: str, session: Session, user_id: str, message: ChatMessage, place: Place, now: Now
+    ) -> None:
         self.id = run_id
+        self.place = place
         self.session = session
         self.user_id = user_id
         self.message = message
@@ -61,6 +77,8 @@ class Run:
         self.last_sent = float("-inf")
         self.reasoning: list[str] = []
         self.tools: dict[str, None] = {}
+        self.input_tokens: int | None = None  # that the agent has used, where it says so
+        self.output_tokens: int | None = None
 
     @property
     def answer(self) -> str:
@@ -71,6 +89,13 @@ class Run:
     def heard(self) -> str:
         """What clients may have heard of it, chunk by chunk; nothing where it does not stream."""
         return self.answer[: self.shown]
+
+    @property
+    def tokens(self) -> int | None:
+        """What it has used in all; None where that is not known. A run whose agent was never called has used none."""
+        if self.input_tokens is None and self.output_tokens is None:
+            return 0 if self.state is State.QUEUED else None
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
 
     def add(self, piece: str) -> None:
         """Take one more piece of the answer."""
@@ -93,12 +118,22 @@ class Run:
         }
         if self.first_chunk_at is not None:
             figures["first_chunk_seconds"] = round(self.first_chunk_at - self.started_at, 6)
+        for name, tokens in (("input_tokens", self.input_tokens), ("output_tokens", self.output_tokens)):
+            if tokens is not None:
+                figures[name] = tokens
         return figures
 
     def use(self, tool: str) -> None:
         """Count a tool among those used, once."""
         if tool:
             self.tools[tool] = None
+
+
+def begun(run: Run) -> Run:
+    """The run, whose agent was called; of another nothing can be reported, and whoever does is mistaken (C1)."""
+    if run.state is State.QUEUED:
+        raise ValueError(f"run {run.id} has not been started: there was no StartRun for it")
+    return run
 
 
 def clean(text: object) -> tuple[str | None, int]:
@@ -114,6 +149,11 @@ def clean(text: object) -> tuple[str | None, int]:
     except UnicodeEncodeError:
         replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return replaced, len(replaced.encode())
+
+
+def tokens_of(count: object) -> int | None:
+    """What an agent gave as a number of tokens, `MOST_TOKENS` at most; None where it is no such number."""
+    return min(count, MOST_TOKENS) if type(count) is int and count >= 0 else None
 
 
 def fault_of(reason: object) -> Fault:

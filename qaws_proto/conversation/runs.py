@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from ..admission.gate import Refusal, user_account
 from ..clock import Now, Reason, Timers
 from ..config import WebSocketConfig
 from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
@@ -15,8 +16,8 @@ from ..events import ChatMessage
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
 from ..records import RunRecord
-from ..trace_context import TraceContext
-from .run import Run, State, clean, fault_of, wait_of
+from .accounts import Accounts
+from .run import Asker, Run, State, begun, clean, fault_of, tokens_of, wait_of
 from .session import Session
 from .voice import StepKind, Voice
 
@@ -27,8 +28,9 @@ class Runs:
     """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
 
     def __init__(
-        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice
-    ) -> None:
+        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
+        accounts: Accounts,
+    ) -> None:  # fmt: skip
         self._config = config.agent
         self._double_text = config.sessions.double_text
         self._queue = config.sessions.queue
@@ -37,6 +39,7 @@ class Runs:
         self._timers = timers
         self._outbox = outbox
         self._ids = ids
+        self._accounts = accounts
         self._runs: dict[str, Run] = {}
 
     def __len__(self) -> int:
@@ -59,27 +62,27 @@ class Runs:
 
     # ── from acceptance to the start ─────────────────────────────────────────────────────────────────────────────────
 
-    def submit(
-        self, session: Session, user_id: str, message: ChatMessage, asker: int, now: Now,
-        trace: TraceContext | None = None,
-    ) -> Run | Fault:  # fmt: skip
+    def submit(self, session: Session, message: ChatMessage, asker: Asker, now: Now) -> Run | Refusal:
         """Take a message of a connection: accept it once it is kept, and run it in its turn; or why not (C11, G7)."""
         if len(self._runs) >= self._config.max_runs:
-            return Fault.OVERLOADED
+            return Refusal(Fault.OVERLOADED)
         if self._voice.closed:
-            return Fault.STORAGE_UNAVAILABLE
+            return Refusal(Fault.STORAGE_UNAVAILABLE)
         ahead = len(session.running) + len(session.waiting)
         queued = ahead >= self._width or session.lagging
         if self._double_text == "interrupt":
             ahead = 0
             if len(session.waiting) > self._queue:
-                return Fault.BUSY
+                return Refusal(Fault.BUSY)
         elif queued and ahead >= (self._width if self._double_text in ("concurrent", "reject") else self._queue + 1):
-            return Fault.BUSY
-        run = Run(self._ids(), session, user_id, message, now)
+            return Refusal(Fault.BUSY)
+        place = self._accounts.enter(asker.account, now)
+        if isinstance(place, Refusal):
+            return place
+        run = Run(self._ids(), session, asker.user_id, message, place, now)
         run.position = ahead if queued else 0
-        run.connection, run.trace = asker, run.trace or trace
-        run.askers.append(asker)
+        run.connection, run.trace = asker.connection, run.trace or asker.trace
+        run.askers.append(asker.connection)
         self._runs[run.id] = run
         session.waiting.append(run)
         if message.id is not None:
@@ -102,7 +105,8 @@ class Runs:
     def refuse(self, run: Run) -> None:
         """The message could not be kept: it was never here."""
         del run.session.accepting[run.id]
-        if self._runs.pop(run.id, None) is not None:
+        if run.id in self._runs:
+            self._forget(run)
             run.session.waiting.remove(run)
         if run.correlation_id is not None and run.session.known.get(run.correlation_id) == run.id:
             del run.session.known[run.correlation_id]
@@ -118,7 +122,8 @@ class Runs:
         if message is None:
             self._voice.interrupt(session, record.run_id, record.message_id, now)
             return
-        run = Run(record.run_id, session, record.user_id, message, now)
+        place = self._accounts.restore(user_account(session.owner), now)
+        run = Run(record.run_id, session, record.user_id, message, place, now)
         run.accepted = run.rerun = True
         self._runs[run.id] = run
         self._voice.restore(run)
@@ -213,8 +218,10 @@ class Runs:
         run = self._runs.get(event.run_id)
         if run is None:
             return
+        begun(run)
+        run.input_tokens, run.output_tokens = tokens_of(event.input_tokens), tokens_of(event.output_tokens)
         if run.state is not State.RUNNING:
-            self._retire(_begun(run), now)
+            self._retire(run, now)
             return
         answer = self._answer(run, event.content, now)
         if answer is None:
@@ -240,10 +247,10 @@ class Runs:
         if answer is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
             return None
+        run.chars = len(answer)
         rest = answer.removeprefix(pieces)
         if not self._grow(run, len(rest.encode()), now, stop=False):
             return None
-        run.chars = len(answer)
         if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
             run.pending.append(rest)
         return answer
@@ -256,7 +263,7 @@ class Runs:
         if run.state is State.RUNNING:
             self._fail(run, fault_of(event.reason), now, event.cause, retry_after=wait_of(event.retry_after))
         else:
-            self._retire(_begun(run), now)
+            self._retire(begun(run), now)
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,7 +274,7 @@ class Runs:
         self._note(run, "cancelled", now)
         if queued:
             run.session.waiting.remove(run)
-            del self._runs[run.id]
+            self._forget(run)
         else:
             self._stop(run, now)
 
@@ -384,11 +391,15 @@ class Runs:
 
     def _retire(self, run: Run, now: Now) -> None:
         """The agent has ended: its place is free, and the session's next message begins."""
-        del self._runs[run.id]
+        self._forget(run)
         self._timers.clear(Reason.RUN, run.id)
         self._timers.clear(Reason.GIVE_UP, run.id)
         if run.session.running.pop(run.id, None) is not None:
             self._start_next(run.session, now)
+
+    def _forget(self, run: Run) -> None:
+        del self._runs[run.id]
+        self._accounts.leave(run.place, run.chars, run.tokens)
 
     def _note(
         self, run: Run, end: str, now: Now, failure: Mapping[str, Scalar] | None = None,
@@ -404,10 +415,3 @@ class Runs:
 _STEP_KINDS: Mapping[str, StepKind] = {
     "reasoning": "reasoning", "tool_started": "tool_started", "tool_finished": "tool_finished",
 }  # fmt: skip
-
-
-def _begun(run: Run) -> Run:
-    """The run, whose agent was called; of another nothing can be reported, and whoever does is mistaken (C1)."""
-    if run.state is State.QUEUED:
-        raise ValueError(f"run {run.id} has not been started: there was no StartRun for it")
-    return run

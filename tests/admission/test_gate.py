@@ -28,7 +28,7 @@ SECURITY = {
 FIELDS = {
     "server": {"allowed_hosts": ["gateway.example", "[::1]"], "trusted_proxies": ["10.0.0.1"], "max_connections": 3},
     "security": SECURITY,
-    "limits": {"connections_per_address": 2, "handshakes": 3, "retry_after": 7},
+    "limits": {"connections_per_address": 2, "connections_per_minute": 3, "handshakes": 3, "retry_after": 7},
     "drain": {"reconnect_after": 1.5},
 }
 
@@ -112,6 +112,7 @@ FLAWS: list[tuple[str, Fault]] = [
     ("origin", Fault.ORIGIN_REFUSED),
     ("node", Fault.AT_CAPACITY),
     ("crowd", Fault.ADDRESS_FULL),
+    ("rate", Fault.CONNECTION_RATE),
     ("query", Fault.QUERY_TOKEN),
     ("token", Fault.BAD_TOKEN),
 ]
@@ -129,6 +130,9 @@ def test_the_checks_are_asked_in_order_and_tokens_last(flaws: set[str]) -> None:
     if "crowd" in flaws:
         for _ in range(2):
             gate.census.open.enter(peer)
+    if "rate" in flaws:
+        for _ in range(3):
+            gate.rates.count_connection(peer, NOW.mono)
     applicant = _applicant(
         ("authorization", "Bearer wrong" if "token" in flaws else f"Bearer {TOKEN}"),
         ("origin", "http://evil.example" if "origin" in flaws else "http://app.example"),
@@ -380,10 +384,14 @@ def test_a_message_is_of_the_tokens_user(user_id: str | None, passes: bool) -> N
     assert (refused and refused.fault) is (None if passes else Fault.FORBIDDEN)
 
 
-def test_the_rate_comes_before_what_a_message_says() -> None:
+@pytest.mark.row("R1")
+def test_the_rate_is_asked_before_what_a_message_says_and_charged_behind_it() -> None:
     gate, _ = _gate(_config_with(rate_limiting={"requests_per_minute": 1}))
-    refusals = [gate.admit_event(_passage(_chat(user_id="user-2"))) for _ in range(2)]
-    assert [refused and refused.fault for refused in refusals] == [Fault.FORBIDDEN, Fault.RATE_LIMIT]
+    forbidden = _chat(user_id="user-2")
+    refusals = [gate.admit_event(_passage(event)) for event in (forbidden, forbidden, _chat(), forbidden, _chat())]
+    assert [refused and refused.fault for refused in refusals] == [
+        Fault.FORBIDDEN, Fault.FORBIDDEN, None, Fault.RATE_LIMIT, Fault.RATE_LIMIT,
+    ]  # fmt: skip
 
 
 # ── checks that users add ────────────────────────────────────────────────────────────────────────────────────────────

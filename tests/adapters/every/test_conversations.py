@@ -95,6 +95,13 @@ async def test_a_full_node_and_a_full_address_say_when_to_come_back(adapter: Ada
         assert await turned_away(node) == (503, 5)
     async with serving(adapter, limits={"connections_per_address": 1}) as node, client(node):
         assert await turned_away(node) == (429, 5)
+    async with serving(adapter, limits={"connections_per_minute": 2}) as node:
+        for _ in range(2):
+            async with client(node):
+                pass  # it does not help that they are gone
+        status, retry_after = await turned_away(node)
+        assert status == 429
+        assert retry_after in range(1, 61)
 
 
 async def test_many_connections_at_once_each_get_their_own_answers(adapter: Adapter) -> None:
