@@ -70,6 +70,13 @@ def test_nothing_is_agreed_unless_that_is_switched_on() -> None:
     client.expect_close(1002)
 
 
+@pytest.mark.row("F1")
+def test_who_offered_nothing_may_compress_nothing() -> None:
+    client = connect(compressing())
+    client.send_bytes(deflated({"type": "ping"}))
+    client.expect_close(1002)
+
+
 @pytest.mark.row("F6")
 def test_a_conversation_is_compressed_both_ways() -> None:
     node = compressing(compression={"min_size": 100})

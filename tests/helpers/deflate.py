@@ -28,11 +28,16 @@ def finished(payload: bytes, *, level: int = 6, window: int = 15) -> bytes:
     return compressor.compress(payload) + compressor.flush(zlib.Z_FINISH) + b"\x00"
 
 
-def inflated(message: bytes) -> bytes:
-    """What a whole message says that a server compressed; what is no stream raises."""
-    stream = zlib.decompressobj(-15)
-    payload = stream.decompress(message + REMOVED) + stream.flush()
+def inflated(message: bytes, *, window: int = 15) -> bytes:
+    """What a whole message says that a server compressed; what is no stream, or needs a larger window, raises.
+
+    Read byte by byte: what one call gives out, zlib can refer to beyond any window.
+    """
+    stream = zlib.decompressobj(-window)
+    data = message + REMOVED
+    payload = b"".join(stream.decompress(data[at : at + 1]) for at in range(len(data)))
     assert not stream.unused_data
+    assert not stream.eof
     return payload
 
 

@@ -298,8 +298,9 @@ def test_nothing_is_taken_over_from_the_message_before() -> None:
 @pytest.mark.parametrize(
     "message",
     [finished(b"{}") + b"\x00", finished(b"{}")[:-1] + b"junk", finished(b"{}")[:-1] + compressed(b"{}"), b"",
-     compressed(b"x" * 500)[:-3], compressed(b"{}") + b"\x07", b"\xff" * 9],
-    ids=["one byte too many", "junk", "another stream", "nothing", "cut off", "a wrong block", "no stream"],
+     compressed(b"x" * 500)[:-3], b"\x03", compressed(b"{}") + b"\x07", b"\xff" * 9],
+    ids=["one byte too many", "junk", "another stream", "nothing", "cut off", "cut off in its last block",
+         "a wrong block", "no stream"],
 )  # fmt: skip
 def test_what_follows_or_lacks_the_end_of_a_stream_is_refused(message: bytes) -> None:
     data = Frame(TEXT, message, rsv=RSV1).dump()
@@ -476,9 +477,8 @@ def test_what_is_compressed_is_read_by_others_and_smaller(
         assert len(payload) >= min_size
         assert len(frame) < len(plain)
         assert read_by_others(frame, bits or 15) == payload
-        assert read_by_others(frame, 15) == payload
         head = 2 if frame[1] < 126 else 4 if frame[1] == 126 else 10
-        assert inflated(frame[head:]) == payload
+        assert inflated(frame[head:], window=bits or 15) == payload
     else:
         assert frame == plain
         assert len(payload) < min_size or len(compressed(payload, level=level, window=bits or 15)) + 5 >= len(payload)
@@ -504,6 +504,20 @@ def test_the_level_is_zlibs() -> None:
         assert frame[4:] == compressed(payload, level=level, window=agreement.window(len(payload)))
         sizes.append(len(frame))
     assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_no_window_is_used_that_is_larger_than_asked_for(bits: int) -> None:
+    piece = noise(3, 1 << bits).hex().encode()[: 1 << bits]
+    payload = piece + piece[::-1] + piece
+    agreement = deflate(level=9).agree([f"permessage-deflate; server_max_window_bits={bits}"])
+    assert agreement is not None
+    frame = Encoded(payload).compressed(agreement)
+    head = 4 if frame[1] == 126 else 10
+    assert inflated(frame[head:], window=bits) == payload
+    if bits < 15:
+        with pytest.raises(zlib.error, match="too far back"):
+            inflated(compressed(payload, window=15), window=bits)
 
 
 def test_a_message_is_compressed_once_for_all_who_read_it() -> None:
