@@ -265,12 +265,12 @@ def _payload_length(head: bytes) -> int:
 def text_frame(payload: bytes, *, compressed: bool = False) -> bytes:
     """A server's frame with one whole text message. It is the same for every connection, so fan-out builds it once."""
     length = len(payload)
-    first = b"\xc1" if compressed else b"\x81"
+    first = 0x81 | COMPRESSED if compressed else 0x81
     if length < 126:
-        return first + bytes((length,)) + payload
+        return bytes((first, length)) + payload
     if length < 65536:
-        return first + b"\x7e" + length.to_bytes(2) + payload
-    return first + b"\x7f" + length.to_bytes(8) + payload
+        return bytes((first, 126)) + length.to_bytes(2) + payload
+    return bytes((first, 127)) + length.to_bytes(8) + payload
 
 
 class Encoded:

@@ -216,7 +216,9 @@ def test_what_a_client_compresses_is_read(
 @pytest.mark.clause("C1")
 @pytest.mark.clause("C3")
 @pytest.mark.clause("C7")
-@given(st.one_of(wrong(_TEXTS), messages(_TEXTS).map(lambda both: both[1])), st.sampled_from([0, 10, 400]), st.data())
+@given(
+    st.one_of(wrong(_TEXTS), messages(_TEXTS).map(lambda both: both[1])), st.sampled_from([0, 10, 400, M]), st.data()
+)
 @example(b"\x00", 0, None)
 @example(b"\x01", 0, None)
 @example(b"", 10, None)
