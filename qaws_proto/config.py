@@ -25,6 +25,8 @@ from pydantic import (
 
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
 MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
+DEFLATE_OVERHEAD = 64 * 1024  # bytes of a compressed message beyond `max_message_size`: blocks have heads (F5)
+DEFLATE_SLICE = 4 * 1024  # bytes of a compressed message that wait to be inflated together (C7)
 
 NO_SECRET = (
     "security.authentication.jwt_secret: authentication is on and there is no secret; set it (for instance to "
@@ -110,6 +112,21 @@ class Section(BaseModel):
         return value
 
 
+class CompressionConfig(Section):
+    """permessage-deflate (RFC 7692), each message for itself."""
+
+    enabled: bool = Field(
+        default=False,
+        description="compress for clients that offer it; it costs time, and tells of a message by its size",
+    )
+    level: int = Field(
+        default=1, ge=1, le=9, description="1 is the fastest, 9 the smallest; nothing else is done meanwhile"
+    )
+    min_size: int = Field(
+        default=128, ge=0, le=1 << 30, description="bytes of a message below which it is not compressed"
+    )
+
+
 class ServerConfig(Section):
     """Where the node listens and how long it waits for a silent peer."""
 
@@ -137,6 +154,7 @@ class ServerConfig(Section):
         default="x-forwarded-for",
         description="where those proxies write the client's address; the other header is ignored",
     )
+    compression: CompressionConfig = CompressionConfig()
 
     @property
     def hosts(self) -> list[str]:

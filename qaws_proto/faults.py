@@ -81,6 +81,7 @@ class Fault(Enum):
     PROTOCOL_VIOLATION = Row(PEER, NO, "protocol error", "WebSocket protocol violation", close=1002)
     BINARY_REFUSED = Row(PEER, NO, "binary refused", "Binary messages are not accepted", close=1003)
     INVALID_UTF8 = Row(PEER, NO, "invalid utf-8", "Text is not valid UTF-8", close=1007)
+    BAD_COMPRESSION = Row(PEER, NO, "bad compression", "The message is not compressed as agreed", close=1007)
     MESSAGE_TOO_BIG = Row(PEER, NO, "message too big", "The message is too big", close=1009)
     TOO_MANY_FRAGMENTS = Row(PEER, NO, "too fragmented", "The message has too many fragments", close=1009)
     MESSAGE_TIMEOUT = Row(PEER, YES, "message timeout", "The message was not finished in time", close=1008)

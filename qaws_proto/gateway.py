@@ -54,6 +54,7 @@ from .inputs import (
     WriteDrained,
     WriteProgressed,
 )
+from .wire.deflate import Deflate
 from .wire.frames import Encoded
 from .wire.http import Request
 from .wire.link import ByteLink, MessageLink
@@ -98,6 +99,7 @@ class Gateway:
         client_events = ClientEvents(models, config.limits.json_depth)
         self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions)
         self._config = config
+        self._deflate = Deflate(config.server.compression) if config.server.compression.enabled else None
         self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
             event.model: event.handler for event in events
         }
@@ -178,7 +180,7 @@ class Gateway:
         """Bytes held for a connection, of what it sent and of what waits for it; 0 where it is closed.
 
         Never above `limits.inbox + limits.read + limits.discard + limits.max_message_size + limits.out_top`, one
-        message and one pong more (C7).
+        message and one pong more, and 4 KiB where messages may be compressed (C7).
         """
         held = self._connections.get(connection)
         return 0 if held is None else held.buffered
@@ -191,7 +193,7 @@ class Gateway:
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connection_opened(self, event: ConnectionOpened, now: Now) -> None:
-        self._open(event.connection, event.peer, ByteLink(self._config.limits), now)
+        self._open(event.connection, event.peer, ByteLink(self._config.limits, self._deflate), now)
 
     def _request_received(self, event: RequestReceived, now: Now) -> None:
         request = Request(event.method, event.target, event.headers)

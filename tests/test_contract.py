@@ -8,6 +8,7 @@ prints its history: paste it into a test that calls `play`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, cycle
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from qaws_proto.effects import (
     SendBytes,
 )
 from qaws_proto.inputs import DrainRequested, RunStarted, StopRequested, TimerFired
+from tests.helpers.deflate import compressed
 from tests.helpers.node import (
     BINARY,
     PING,
@@ -38,6 +40,7 @@ from tests.helpers.node import (
     close_frame,
     configure,
     counter,
+    deflated,
     frame,
     request,
     text,
@@ -67,12 +70,15 @@ KEPT = NEAR | {
     "sessions": {**NEAR["sessions"], "double_text": "interrupt", "user_bytes": 3000},
     "store": {"kind": "sqlite", "path": "a model of it", "max_unsaved": 2048, "retry": 2},
 }
+SMALL = NEAR | {"server": {**NEAR["server"], "compression": {"enabled": True, "min_size": 0}}}
 CONFIGS: dict[str, WebSocketConfig] = {
     "open": configure(**NEAR),
     "tokens": configure(authentication=True, security=RATES, **NEAR),
     "usual": configure(),
     "beside": configure(**BESIDE),
+    "compressed": configure(**SMALL),
 }
+OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 STORED: dict[str, WebSocketConfig] = {
     "kept": configure(**KEPT),
     "kept with tokens": configure(authentication=True, security=RATES, **KEPT),
@@ -214,6 +220,11 @@ good_frames = st.one_of(
     st.builds(text, chats),
     st.builds(text, events),
     st.builds(text, events),
+    st.builds(deflated, st.one_of(chats, events)),
+    st.builds(
+        lambda event, n: frame(TEXT, event[:n], fin=False, reserved=4) + frame(PING) + frame(0, event[n:]),
+        st.builds(lambda event: compressed(json.dumps(event).encode()), st.one_of(chats, events)), st.integers(0, 20),
+    ),
     st.builds(lambda opcode, n: frame(opcode, b"p" * n), st.sampled_from([PING, PONG]), st.integers(0, 3)),
     st.builds(lambda n: frame(PONG) * n, st.integers(1, 20)),
     st.builds(
@@ -230,10 +241,14 @@ bad_frames = st.one_of(
     st.builds(frame, st.sampled_from([TEXT, BINARY, 3, PING, 0]), st.binary(max_size=130), reserved=st.integers(0, 1)),
     st.builds(lambda data: frame(TEXT, data), st.sampled_from([b"\xff", b"\xe2\x82", b"\xc3\x28", b"\xed\xa0\x80"])),
     st.sampled_from([frame(PING, b"x", mask=False), frame(PING, b"", fin=False), frame(8, b"\x03")]),
+    st.builds(lambda n: frame(TEXT, compressed(b" " * n), reserved=4), st.integers(1020, 1030)),
+    st.builds(lambda data, fin: frame(TEXT, data, fin=fin, reserved=4), st.binary(max_size=20), st.booleans()),
+    st.builds(lambda data: deflated("{}")[:-1] + data, st.binary(min_size=1, max_size=3)),
     st.binary(max_size=20),
 )
 hellos = st.sampled_from(
-    [upgrade()] * 3
+    [upgrade()] * 2
+    + [upgrade("/", OFFER)] * 2
     + [upgrade("/", f"Authorization: Bearer {TOKENS[0]}"), upgrade("/", f"Authorization: Bearer {TOKENS[1]}")] * 2
     + [upgrade() + text({"type": "auth", "token": TOKENS[2]})]
 )
@@ -505,6 +520,12 @@ def test_any_reads_of_the_same_bytes_give_the_same_effects(history: list[Act], c
 
 
 STREAMS: dict[str, bytes] = {
+    "a compressed conversation": upgrade("/", OFFER) + deflated(chat(id="m1")) + frame(PING, b"x")
+    + text(chat("x" * 200)) + frame(TEXT, compressed(b'{"type":"ping"}')[:9], fin=False, reserved=4) + frame(PING)
+    + frame(0, compressed(b'{"type":"ping"}')[9:]) + close_frame(),
+    "a bomb": upgrade("/", OFFER) + deflated("{}") + frame(TEXT, compressed(b" " * 1025), fin=False, reserved=4)
+    + frame(PING),
+    "a bad stream": upgrade("/", OFFER) + deflated(chat()) + frame(TEXT, b"\x07\x07", reserved=4) + frame(PING),
     "a conversation": upgrade() + text(chat(id="m1")) + frame(PING, b"x") + text(chat(id="m2")) + close_frame(),
     "a token": upgrade() + text({"type": "auth", "token": TOKENS[0]}) + text(chat()) + frame(BINARY) + text(chat()),
     "too early": upgrade() + text(chat(id="m1")) + text(chat()) + frame(PING) + close_frame(4401) + b"more",

@@ -13,7 +13,9 @@ from wsproto.connection import CLIENT, SERVER, Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from ..config import DEFLATE_OVERHEAD
 from ..faults import Fault
+from .deflate import Agreement, Inflate
 
 
 class TextReceived(NamedTuple):
@@ -54,6 +56,8 @@ class Violated(NamedTuple):
 
 FrameEvent = TextReceived | BinaryReceived | PingReceived | PongReceived | CloseReceived | Violated
 
+COMPRESSED = 0x40  # RSV1 of the first frame of a message (RFC 7692 section 6)
+
 _LENGTH_BYTES = {126: 2, 127: 8}
 
 
@@ -62,16 +66,17 @@ class Frames:
 
     `receive` takes bytes, `next_event` gives what they say, one event a call, and None when more bytes are needed.
     A message never holds more than `max_message` bytes or `max_fragments` frames (F3, F4); what a header declares
-    counts at once. `frames` counts every frame that has begun.
+    counts at once. `frames` counts every frame that has begun. With `deflate` messages may be compressed (F5).
     """
 
     __slots__ = (
-        "_at", "_ended", "_fragments", "_header", "_in_message", "_inbox", "_left", "_max_fragments", "_max_message",
-        "_pieces", "_size", "_ws", "frames",
+        "_at", "_ended", "_fragments", "_header", "_in_message", "_inbox", "_inflate", "_left", "_max_fragments",
+        "_max_message", "_pieces", "_size", "_top", "_ws", "frames",
     )  # fmt: skip
 
-    def __init__(self, *, client: bool, max_message: int, max_fragments: int) -> None:
-        self._ws = Connection(CLIENT if client else SERVER)
+    def __init__(self, *, client: bool, max_message: int, max_fragments: int, deflate: bool = False) -> None:
+        self._inflate = Inflate(max_message) if deflate else None
+        self._ws = Connection(CLIENT if client else SERVER, [self._inflate] if self._inflate else [])
         self._max_message = max_message
         self._max_fragments = max_fragments
         self._inbox = b""
@@ -81,6 +86,7 @@ class Frames:
         self._in_message = False  # a data message has begun and is not finished
         self._fragments = 0
         self._size = 0  # bytes of the message so far, as declared by its headers
+        self._top = max_message  # what they may come to
         self._pieces = bytearray()  # what has come of a message in several reads; a list of tiny ones costs 60 times it
         self._ended = False
         self.frames = 0
@@ -94,7 +100,8 @@ class Frames:
     def held(self) -> int:
         """Bytes held: unread ones, a part of a header, and an unfinished message. (A part of a control frame is not
         counted: 125 bytes at most.)"""
-        return self.waiting + len(self._header) + self._size
+        message = self._inflate.held if self._inflate is not None and self._inflate.compressed else self._size
+        return self.waiting + len(self._header) + message
 
     @property
     def unfinished(self) -> bool:
@@ -139,7 +146,7 @@ class Frames:
         end = start + size - len(self._header)
         self._header = b""
         length = _payload_length(head)
-        fault = None if head[0] & 0x08 else self._open_data_frame(head[0] & 0x0F, length)
+        fault = None if head[0] & 0x08 else self._open_data_frame(head[0], length)
         if fault is not None:  # the judge sees the header first: a violation in it comes before our limits
             broken = Violated(Fault.PROTOCOL_VIOLATION)
             return broken if self._feed(inbox[start:end]) == broken else self._end(Violated(fault))
@@ -153,14 +160,17 @@ class Frames:
         self._left -= self._at - start
         return self._feed(self._inbox[start : self._at])
 
-    def _open_data_frame(self, opcode: int, length: int) -> Fault | None:
-        """Judge what the header of a data frame says, before any of its payload comes."""
-        if (opcode == 0) != self._in_message:
+    def _open_data_frame(self, first: int, length: int) -> Fault | None:
+        """Judge what the header of a data frame says, before any of its payload comes. `first` is its first byte."""
+        begins = first & 0x0F != 0
+        if begins is self._in_message:
             return Fault.PROTOCOL_VIOLATION  # RFC 6455 section 5.4; wsproto would wait for the payload to tell
+        if begins:
+            self._top = self._max_message + (DEFLATE_OVERHEAD if first & COMPRESSED else 0)
         self._in_message = True
         self._fragments += 1
         self._size += length
-        if self._size > self._max_message:
+        if self._size > self._top:
             return Fault.MESSAGE_TOO_BIG
         if self._fragments > self._max_fragments:
             return Fault.TOO_MANY_FRAGMENTS
@@ -181,6 +191,8 @@ class Frames:
         assert isinstance(event, CloseConnection)
         if self._ws.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
             return self._end(CloseReceived(int(event.code)))
+        if self._inflate is not None and self._inflate.fault is not None:
+            return self._end(Violated(self._inflate.fault))
         bad_text = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return self._end(Violated(Fault.INVALID_UTF8 if bad_text else Fault.PROTOCOL_VIOLATION))
 
@@ -192,6 +204,8 @@ class Frames:
         pieces, self._pieces = self._pieces, bytearray()
         self._in_message = False
         self._fragments = self._size = 0
+        if self._inflate is not None:
+            next(self._ws.events(), None)  # wsproto keeps its last frame until it looks for another
         if isinstance(event, TextMessage):
             return TextReceived(pieces.decode() + event.data if pieces else event.data)
         return BinaryReceived(bytes(pieces + event.data))
@@ -201,6 +215,8 @@ class Frames:
         self._ended = True
         self._inbox, self._at, self._left, self._header = b"", 0, 0, b""
         self._in_message, self._size, self._pieces = False, 0, bytearray()
+        if self._inflate is not None:
+            self._inflate.stop()
 
     def _end(self, last: FrameEvent) -> FrameEvent:
         self.stop()
@@ -246,29 +262,31 @@ def _payload_length(head: bytes) -> int:
     return length if length < 126 else int.from_bytes(head[2 : 2 + _LENGTH_BYTES[length]])
 
 
-def text_frame(payload: bytes) -> bytes:
+def text_frame(payload: bytes, *, compressed: bool = False) -> bytes:
     """A server's frame with one whole text message. It is the same for every connection, so fan-out builds it once."""
     length = len(payload)
+    first = 0x81 | COMPRESSED if compressed else 0x81
     if length < 126:
-        return bytes((0x81, length)) + payload
+        return bytes((first, length)) + payload
     if length < 65536:
-        return b"\x81\x7e" + length.to_bytes(2) + payload
-    return b"\x81\x7f" + length.to_bytes(8) + payload
+        return bytes((first, 126)) + length.to_bytes(2) + payload
+    return bytes((first, 127)) + length.to_bytes(8) + payload
 
 
 class Encoded:
-    """A message as it goes out: its payload; its frame and its text are made when a connection first needs one."""
+    """A message as it goes out: its payload; its frames and its text are made when a connection first needs one."""
 
-    __slots__ = ("_frame", "_text", "payload")
+    __slots__ = ("_compressed", "_frame", "_text", "payload")
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self._frame: bytes | None = None
+        self._compressed: dict[int, bytes] | None = None  # frames, by the window they are for
         self._text: str | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of its frame, whoever makes it."""
+        """Bytes of its frame, whoever makes it; a compressed one has fewer."""
         length = len(self.payload)
         return length + (2 if length < 126 else 4 if length < 65536 else 10)
 
@@ -278,6 +296,18 @@ class Encoded:
         if self._frame is None:
             self._frame = text_frame(self.payload)
         return self._frame
+
+    def compressed(self, agreement: Agreement) -> bytes:
+        """Its frame for a connection that agreed on compression: compressed, where that makes it smaller."""
+        window = agreement.window(len(self.payload))
+        frames = self._compressed
+        if frames is None:
+            frames = self._compressed = {}
+        frame = frames.get(window)
+        if frame is None:
+            shrunk = agreement.deflate.shrink(self.payload, window)
+            frame = frames[window] = self.frame if shrunk is None else text_frame(shrunk, compressed=True)
+        return frame
 
     @property
     def text(self) -> str:

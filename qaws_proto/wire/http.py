@@ -220,13 +220,15 @@ def accept_key(key: str) -> str:
     return b64encode(sha1(key.encode() + _GUID).digest()).decode()
 
 
-def accept_response(request: Request, subprotocol: str | None) -> bytes:
-    """The 101 that ends the handshake. No extension is taken."""
+def accept_response(request: Request, subprotocol: str | None, extension: str | None = None) -> bytes:
+    """The 101 that ends the handshake, with what was selected of subprotocols and extensions."""
     key = request.value("sec-websocket-key") or ""
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
     lines.append(f"Sec-WebSocket-Accept: {accept_key(key)}")
     if subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extension is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extension}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 

@@ -12,6 +12,7 @@ from ..config import LimitsConfig
 from ..effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 from ..faults import Fault
 from . import http
+from .deflate import Agreement, Deflate
 from .frames import BinaryReceived, CloseReceived, Encoded, FrameEvent, Frames, TextReceived, Violated
 from .http import HeadReader, Request, Response
 
@@ -21,13 +22,16 @@ WireEvent = Request | FrameEvent
 class ByteLink:
     """Bytes to requests and messages, and messages to bytes. Knows nothing of what they mean."""
 
-    __slots__ = ("_frames", "_head", "_limits", "_verdict")
+    __slots__ = ("_agreement", "_deflate", "_frames", "_head", "_limits", "_verdict")
 
     framed = False  # by the host
     over = False  # what can be said after the peer's Close is for `close` to know
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, limits: LimitsConfig, deflate: Deflate | None = None) -> None:
+        """`deflate` compresses for a client that offers it."""
         self._limits = limits
+        self._deflate = deflate
+        self._agreement: Agreement | None = None
         self._head: HeadReader | None = HeadReader(limits)
         self._frames: Frames | None = None
         self._verdict: Request | Violated | None = None
@@ -91,10 +95,17 @@ class ByteLink:
         """The 101. What came behind the head is read as frames from now on (H7)."""
         assert self._head is not None, "a link answers once"
         limits = self._limits
-        self._frames = Frames(client=False, max_message=limits.max_message_size, max_fragments=limits.max_fragments)
+        agreement = None if self._deflate is None else self._deflate.agree(request.values("sec-websocket-extensions"))
+        self._agreement = agreement
+        self._frames = Frames(
+            client=False,
+            max_message=limits.max_message_size,
+            max_fragments=limits.max_fragments,
+            deflate=agreement is not None,
+        )
         self._frames.receive(self._head.rest)
         self._head = None
-        return http.accept_response(request, subprotocol)
+        return http.accept_response(request, subprotocol, None if agreement is None else agreement.answer)
 
     def refuse(self, answer: Response, code: int, reason: str) -> bytes:
         """The one answer instead of a 101, without its body for HEAD; all else that the peer sends is ignored (H9)."""
@@ -110,7 +121,7 @@ class ByteLink:
 
     def text(self, message: Encoded) -> bytes:
         """A text message."""
-        return message.frame
+        return message.frame if self._agreement is None else message.compressed(self._agreement)
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A ping."""

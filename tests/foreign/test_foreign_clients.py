@@ -30,6 +30,7 @@ SECRET = secrets.token_urlsafe(48)
 NODE_PACKAGES = Path(os.environ.get("QAWS_NODE_PACKAGES", ROOT / ".venv" / "node"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAYS = ("message", "header", "subprotocol")
+CONTENT = "¡Hola, mundo! " * 100  # long enough for every client to compress it, where that is agreed
 
 Event = dict[str, Any]
 
@@ -48,6 +49,15 @@ def sample_server() -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def compressing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`qaws serve` that agrees on compression."""
+    config = tmp_path_factory.mktemp("compressing") / "config.yaml"
+    config.write_text("websocket: {server: {compression: {enabled: true, min_size: 0}}}\n", "utf-8")
+    with serving("--config", str(config), env={"WEBSOCKET_SECRET_KEY": SECRET}) as served:
+        yield served
+
+
 async def with_websockets(url: str, way: str) -> list[Event]:
     events: list[Event] = []
     bearer = token()
@@ -63,7 +73,8 @@ async def with_websockets(url: str, way: str) -> list[Event]:
             if events[-1]["type"] == "agent_response":
                 break
         await socket.close()
-        events.append({"closed": socket.close_code, "protocol": socket.subprotocol})
+        compressed = bool(socket.protocol.extensions)
+        events.append({"closed": socket.close_code, "protocol": socket.subprotocol, "compressed": compressed})
     return events
 
 
@@ -74,7 +85,9 @@ async def with_aiohttp(url: str, way: str) -> list[Event]:
     headers = {"Authorization": f"Bearer {bearer}"} if way == "header" else {}
     async with (
         aiohttp.ClientSession() as session,
-        session.ws_connect(url.replace("ws://", "http://", 1), protocols=protocols, headers=headers) as socket,
+        session.ws_connect(
+            url.replace("ws://", "http://", 1), protocols=protocols, headers=headers, compress=15
+        ) as socket,
     ):
         async for message in socket:
             events.append(message.json())
@@ -83,7 +96,8 @@ async def with_aiohttp(url: str, way: str) -> list[Event]:
             if events[-1]["type"] == "agent_response":
                 break
         await socket.close()
-        events.append({"closed": socket.close_code, "protocol": socket.protocol})
+        compressed = bool(socket.compress)
+        events.append({"closed": socket.close_code, "protocol": socket.protocol, "compressed": compressed})
     return events
 
 
@@ -96,6 +110,7 @@ async def with_node(url: str, way: str) -> list[Event]:
         url,
         way,
         token(),
+        CONTENT,
         env={**os.environ, "WS_FROM": str(NODE_PACKAGES / "package.json")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -110,7 +125,7 @@ def answer_to(event: Event, bearer: str) -> Event | None:
     if event.get("event_name") == "auth_required":
         return {"type": "auth", "token": bearer}
     if event.get("event_name") == "connection_established":
-        return {"type": "chat_message", "content": "¡Hola, mundo!", "id": "m1", "stream": True}
+        return {"type": "chat_message", "content": CONTENT, "id": "m1", "stream": True}
     return None
 
 
@@ -119,15 +134,27 @@ def answer_to(event: Event, bearer: str) -> Event | None:
 def test_a_foreign_client_holds_a_conversation(
     sample_server: Served, client: Callable[[str, str], Awaitable[list[Event]]], way: str
 ) -> None:
+    assert_conversation(held(client, sample_server, way), way, compressed=False)
+
+
+@pytest.mark.parametrize("client", [with_websockets, with_aiohttp, with_node])
+def test_a_foreign_client_holds_a_compressed_conversation(
+    compressing_server: Served, client: Callable[[str, str], Awaitable[list[Event]]]
+) -> None:
+    assert_conversation(held(client, compressing_server, "header"), "header", compressed=True)
+
+
+def held(client: Callable[[str, str], Awaitable[list[Event]]], served: Served, way: str) -> list[Event]:
+    """What a client hears."""
+
     async def conversation() -> list[Event]:
         async with asyncio.timeout(PATIENCE):
-            return await client(sample_server.url, way)
+            return await client(served.url, way)
 
-    events = asyncio.run(conversation())
-    assert_conversation(events, way)
+    return asyncio.run(conversation())
 
 
-def assert_conversation(events: list[Event], way: str) -> None:
+def assert_conversation(events: list[Event], way: str, *, compressed: bool | None = None) -> None:
     """What a client has heard, which logged in this way, is the whole conversation and nothing else."""
     if way == "message":
         assert events.pop(0) == {"type": "system_event", "event_name": "auth_required", "data": {"timeout": 10}}
@@ -145,23 +172,25 @@ def assert_conversation(events: list[Event], way: str) -> None:
     assert set(accepted) == {"type", "event_name", "data", "correlation_id", "session_id", "seq"}
     assert accepted["event_name"] == "message_accepted"
     run_id = accepted["data"]["run_id"]
-    assert accepted["data"] == {"run_id": run_id, "position": 0, "duplicate": False, "content": "¡Hola, mundo!"}
+    assert accepted["data"] == {"run_id": run_id, "position": 0, "duplicate": False, "content": CONTENT}
 
     place = {"session_id": data["session_id"], "run_id": run_id, "correlation_id": "m1"}
     for chunk in chunks:
         assert set(chunk) == {"type", "content", "offset", "run_id", "correlation_id", "session_id", "seq"}
         assert chunk["type"] == "agent_chunk"
         assert place.items() <= chunk.items()
-    assert "".join(chunk["content"] for chunk in chunks) == "¡Hola, mundo!"
+    assert "".join(chunk["content"] for chunk in chunks) == CONTENT
 
     assert set(response) == {
         "type", "content", "session_id", "user_id", "processing_time", "reasoning_steps", "tools_used", "status",
         "run_id", "correlation_id", "seq",
     }  # fmt: skip
-    assert (response["type"], response["content"]) == ("agent_response", "¡Hola, mundo!")
+    assert (response["type"], response["content"]) == ("agent_response", CONTENT)
     assert (response["status"], response["user_id"]) == ("completed", "user-456")
     assert place.items() <= response.items()
     assert [event["seq"] for event in (accepted, *chunks, response)] == list(range(1, len(chunks) + 3))
+    agreed = closed.pop("compressed", None)
+    assert compressed in (None, agreed)
     assert closed == {"closed": 1000, "protocol": "qaws.v1"}
 
 
@@ -222,3 +251,22 @@ def test_a_browser_page_logs_in_by_subprotocol(page_origin: str, sample_server: 
     assert isinstance(heard, list)
     assert heard[0] == "qaws.v1"
     assert heard[1]["data"]["user_id"] == "user-456"
+
+
+def test_a_browser_page_talks_compressed(page_origin: str, compressing_server: Served) -> None:
+    script = """argument => new Promise((resolve, reject) => {
+        const [address, token, content] = JSON.parse(argument);
+        const socket = new WebSocket(address, ["qaws.v1", "qaws.bearer." + token]);
+        socket.onmessage = (message) => {
+            const event = JSON.parse(message.data);
+            if (event.event_name === "connection_established")
+                socket.send(JSON.stringify({ type: "chat_message", content }));
+            if (event.type === "agent_response") { socket.close(); resolve([socket.extensions, event.content]); }
+        };
+        socket.onclose = (event) => reject(new Error("closed with " + event.code));
+    })"""
+    argument = json.dumps([compressing_server.url, token(), CONTENT])
+    heard = in_a_browser(f"{page_origin}/page.html", script, argument)
+    assert isinstance(heard, list)
+    assert heard[0].partition(";")[0] == "permessage-deflate"
+    assert heard[1] == CONTENT

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from qaws_proto import Gateway, Now, WebSocketConfig
 from qaws_proto.admission.tokens import issue_token
-from qaws_proto.config import AuthenticationConfig
+from qaws_proto.config import DEFLATE_SLICE, AuthenticationConfig
 from qaws_proto.effects import (
     CancelRun,
     CloseWrite,
@@ -62,6 +62,7 @@ from qaws_proto.inputs import (
     WriteBlocked,
     WriteDrained,
 )
+from tests.helpers.deflate import compressed, inflated
 from tests.helpers.host import Host
 from tests.helpers.notes import check
 from tests.helpers.store import StoreModel
@@ -134,6 +135,11 @@ def text(event: object) -> bytes:
     return frame(TEXT, (event if isinstance(event, str) else json.dumps(event)).encode())
 
 
+def deflated(event: object) -> bytes:
+    """A text frame with an event as JSON, or with a text as it is, compressed (RFC 7692 section 7.2.1)."""
+    return frame(TEXT, compressed((event if isinstance(event, str) else json.dumps(event)).encode()), reserved=4)
+
+
 def chat(content: str = "hi", **fields: Any) -> dict[str, Any]:
     """A chat message."""
     return {"type": "chat_message", "content": content, **fields}
@@ -154,13 +160,14 @@ class Head(NamedTuple):
 
 class ServerStream:
     """Decodes what a server writes, and refuses all that RFC 6455 does: one head, minimal unmasked whole frames, at
-    most one Close, nothing after it."""
+    most one Close, nothing after it. Frames that are compressed are counted, and allowed where that was agreed."""
 
     def __init__(self, *, bodyless: bool = False) -> None:
         self.bodyless = bodyless  # what is answered is a HEAD
         self.head: Head | None = None
         self.frames: deque[tuple[int, bytes]] = deque()  # opcode and payload, not yet looked at
         self.closed: tuple[int, str] | None = None
+        self.compressed = 0
         self._buffer = b""
 
     def receive(self, data: bytes) -> None:
@@ -199,7 +206,7 @@ class ServerStream:
     def _read_frame(self) -> None:
         first, second = self._buffer[0], self._buffer[1]
         opcode, length, size = first & 0x0F, second & 0x7F, 2
-        assert first & 0xF0 == 0x80, "a whole frame without reserved bits"
+        assert first & 0xF0 == 0x80 or first == 0xC0 | TEXT, "a whole frame without reserved bits"
         assert not second & 0x80, "a server does not mask"
         if length == 126:
             length, size = int.from_bytes(self._buffer[2:4]), 4
@@ -211,6 +218,12 @@ class ServerStream:
         payload, self._buffer = self._buffer[size : size + length], self._buffer[size + length :]
         assert opcode in (TEXT, CLOSE, PING, PONG)
         assert opcode == TEXT or length <= 125
+        if first & 0x40:
+            assert self.head is not None
+            assert "permessage-deflate" in self.head.headers["sec-websocket-extensions"]
+            payload = inflated(payload)
+            assert length < len(payload), "compressed, and no smaller"
+            self.compressed += 1
         if opcode == CLOSE:
             assert not self._buffer, "nothing comes after Close"
             self.closed = (int.from_bytes(payload[:2]) if payload else 1005, payload[2:].decode())
@@ -567,7 +580,8 @@ class NodeUnderTest:
     @property
     def _bound(self) -> int:
         limits = self.config.limits
-        return limits.inbox + limits.max_message_size + limits.out_top + ONE_EVENT
+        deflate = DEFLATE_SLICE if self.config.server.compression.enabled else 0
+        return limits.inbox + limits.max_message_size + limits.out_top + ONE_EVENT + deflate
 
     def _check_timer(self, before: float | None, effects: list[Effect]) -> None:
         after = self.gateway.wake_at

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
+from qaws_proto.inputs import BytesReceived, WriteBlocked, WriteDrained, WriteProgressed
 
 from ..byte_servers import ADAPTERS, until
-from ..hosts import EVERY, Adapter, client, serving
+from ..hosts import EVERY, Adapter, client, on_byte_servers, serving
 from ..peers import Recorded, open_config
 from ..raw import let_in, masked
 
@@ -77,3 +77,29 @@ async def test_a_client_that_reads_slowly_but_steadily_is_not_closed(
         rest = await peer.until(b'"status":"completed"}')  # and what is left is there too
         assert read + len(rest) > 2 * size  # every piece, and the whole answer
         await until(lambda: told(WriteBlocked) == told(WriteDrained) > 0)
+
+
+@on_byte_servers
+@pytest.mark.row("F7")
+async def test_only_the_newest_ping_is_answered_to_a_client_that_did_not_read(adapter: Adapter) -> None:
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "x" * 2_000_000
+
+    pings = [masked(0x89, b"ping %02d" % number) for number in range(20)]
+    manager = Recorded(open_config(agent={"roll_up": 0}, limits={"out_top": 8_000_000}), agent=agent)
+
+    def received() -> bytes:
+        return b"".join(one.data for one in manager.inputs if isinstance(one, BytesReceived))
+
+    async with (
+        serving(adapter, manager=manager, send_buffer=32 * 1024) as node,
+        let_in(node, receive_buffer=4096) as peer,
+    ):
+        await peer.say(ASKED)
+        await until(lambda: any(isinstance(one, WriteBlocked) for one in manager.inputs))
+        for ping in pings:
+            await peer.say(ping)
+        await until(lambda: received().endswith(b"".join(pings)))
+        assert not any(isinstance(one, WriteDrained) for one in manager.inputs)
+        read = await peer.until(b"\x8a\x07ping 19")
+        assert read.count(b"\x8a\x07ping ") == 1
