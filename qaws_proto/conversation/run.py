@@ -78,9 +78,10 @@ class Run:
 
     def metrics(self, now: Now) -> dict[str, Scalar]:
         """How long it took, in seconds, and how much it has said."""
+        started_at = now.mono if self.state is State.QUEUED else self.started_at
         figures: dict[str, Scalar] = {
-            "seconds": round(now.mono - self.started_at, 6),
-            "queued_seconds": round(self.started_at - self.submitted_at, 6),
+            "seconds": round(now.mono - started_at, 6),
+            "queued_seconds": round(started_at - self.submitted_at, 6),
             "characters": self.chars,
         }
         if self.first_chunk_at is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ..clock import Now, Reason, Timers
 from ..config import WebSocketConfig
+from ..counts import Counts
 from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
 from ..events import ChatMessage
 from ..faults import Fault
@@ -26,14 +27,15 @@ class Runs:
     """Every run of the node: accepts messages, starts agents, turns what they yield into events, and ends them."""
 
     def __init__(
-        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice
-    ) -> None:
+        self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
+        counts: Counts,
+    ) -> None:  # fmt: skip
         self._config = config.agent
         self._double_text = config.sessions.double_text
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._voice = voice
-        self._metrics = config.logging.performance_metrics
+        self._counts = counts
         self._timers = timers
         self._outbox = outbox
         self._ids = ids
@@ -41,6 +43,9 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
 
     @property
     def live(self) -> list[Run]:
@@ -76,7 +81,7 @@ class Runs:
         run = Run(self._ids(), session, user_id, message, now)
         run.position = ahead if queued else 0
         run.askers.append(asker)
-        self._runs[run.id] = run
+        self._take(run)
         session.waiting.append(run)
         if message.id is not None:
             session.remember(message.id, run.id)
@@ -99,6 +104,7 @@ class Runs:
         """The message could not be kept: it was never here."""
         del run.session.accepting[run.id]
         if self._runs.pop(run.id, None) is not None:
+            self._counts.withdrawn += 1
             run.session.waiting.remove(run)
         if run.correlation_id is not None and run.session.known.get(run.correlation_id) == run.id:
             del run.session.known[run.correlation_id]
@@ -116,10 +122,14 @@ class Runs:
             return
         run = Run(record.run_id, session, record.user_id, message, now)
         run.accepted = run.rerun = True
-        self._runs[run.id] = run
+        self._take(run)
         self._voice.restore(run)
         session.waiting.append(run)
         self._start_next(session, now)
+
+    def _take(self, run: Run) -> None:
+        self._counts.submitted += 1
+        self._runs[run.id] = run
 
     def position(self, run_id: str) -> int:
         """How many runs of its session are before it; 0 for one that has begun or ended."""
@@ -168,6 +178,8 @@ class Runs:
         if run.first_chunk_at is None:
             run.first_chunk_at = now.mono
         run.add(text)
+        self._counts.chunks += 1
+        self._counts.characters += len(text)
         if run.message.stream:
             run.pending.append(text)
             due = run.last_sent + self._config.roll_up
@@ -236,6 +248,7 @@ class Runs:
         if not self._grow(run, len(rest.encode()), now, stop=False):
             return None
         run.chars = len(answer)
+        self._counts.characters += len(rest)
         if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
             run.pending.append(rest)
         return answer
@@ -387,9 +400,8 @@ class Runs:
     ) -> None:  # fmt: skip
         fields: dict[str, Scalar] = {
             "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "end": end, **(failure or {}),
+            **run.metrics(now),
         }  # fmt: skip
-        if self._metrics:
-            fields |= run.metrics(now)
         self._outbox.add(Note("run", "ERROR" if failure else "INFO", "run_ended", fields, cause))
 
 

@@ -533,9 +533,8 @@ def test_a_run_goes_on_when_nobody_is_there_any_more() -> None:
     again.expect_system("message_accepted", seq=3)
 
 
-@pytest.mark.parametrize("metrics", [True, False])
-def test_the_end_of_a_run_is_noted_with_its_durations(metrics: bool) -> None:
-    node = NodeUnderTest(configure(logging={"performance_metrics": metrics}))
+def test_the_end_of_a_run_is_noted_with_its_durations() -> None:
+    node = NodeUnderTest()
     _, first = asked(node, id="m1", user_id="ana")
     node.clients[0].chat(id="m2", user_id="ana")
     node.advance(2)
@@ -548,7 +547,17 @@ def test_the_end_of_a_run_is_noted_with_its_durations(metrics: bool) -> None:
     note = [note for note in node.notes if note.name == "run_ended"][-1]
     fields = {"run_id": run_id, "session_id": "id-1", "user_id": "ana", "end": "completed"}
     durations = {"seconds": 1.5, "queued_seconds": 2.0, "characters": 2, "first_chunk_seconds": 1.0}
-    assert dict(note.fields) == fields | (durations if metrics else {})
+    assert dict(note.fields) == fields | durations
+
+
+def test_a_run_that_never_began_has_only_waited() -> None:
+    node = NodeUnderTest()
+    client, _ = asked(node, id="m1")
+    client.chat(id="m2")
+    node.advance(2)
+    client.send({"type": "cancel", "correlation_id": "m2"})
+    note = node.note("run_ended")
+    assert (note.fields["seconds"], note.fields["queued_seconds"]) == (0, 2)
     assert (note.topic, note.level, note.cause) == ("run", "INFO", None)
 
 

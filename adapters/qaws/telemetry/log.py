@@ -15,6 +15,7 @@ from ..stores import StoreError
 
 VALUE_LENGTH = 512  # bytes of one value in a log line (M7)
 PLACES = 20  # innermost places of a traceback that are logged
+FIGURES = frozenset({"seconds", "queued_seconds", "first_chunk_seconds", "characters"})  # of a run that has ended
 CAUSES = 8  # exceptions of a group, and of what they came from, that are logged
 
 
@@ -30,6 +31,7 @@ class NoteLogger:
         self._loggers: dict[str, logging.Logger] = {}
         self._connections = config.log_connections
         self._agent_errors = config.log_agent_errors
+        self._hidden = frozenset() if config.performance_metrics else FIGURES
 
     def write(self, note: Note) -> None:
         """Log one note."""
@@ -41,7 +43,9 @@ class NoteLogger:
         level = logging.getLevelName(note.level)
         if not logger.isEnabledFor(level):
             return
-        lines = [" ".join([note.name, *(f"{key}={printable(value)}" for key, value in note.fields.items())])]
+        hidden = self._hidden if note.name == "run_ended" else ()
+        fields = (f"{key}={printable(value)}" for key, value in note.fields.items() if key not in hidden)
+        lines = [" ".join([note.name, *fields])]
         if note.cause is not None:
             for error in islice(_errors(note.cause), CAUSES):
                 lines.append(f"  raised={printable(type(error).__qualname__)}")
