@@ -51,6 +51,7 @@ from qaws_proto.inputs import (
     Input,
     LoadFailed,
     MessageReceived,
+    MetricsCollected,
     RecordsSaved,
     RunChunk,
     RunFailed,
@@ -455,6 +456,12 @@ class NodeUnderTest:
         """Let the store answer until it is asked nothing more."""
         while self.asked:
             self.answer()
+
+    # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def collected(self, body: bytes | None, *content_type: str) -> list[Effect]:
+        """Answer whoever asked for metrics first."""
+        return self.step(MetricsCollected(self.scrapes.pop(0).connection, body, *content_type))
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,7 @@ from qaws_proto.effects import CollectMetrics, Note, Scalar
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import MetricsCollected
 
-from .families import ACTIONS, ENDS, KEPT, Series
+from .families import ENDS, KEPT, Series
 from .lag import LoopLag
 
 LOGGER = logging.getLogger("qaws.node")
@@ -34,13 +34,12 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)  # a name that is taken is refused
         self._gateway = gateway
         self._series = {name: Series(family) for name, family in KEPT.items()}
-        self._handlers: dict[str, Callable[[Note], None]] = {
-            "run_ended": self._run_ended,
-            "resumed": self._counted("qaws_resumes_total", "result"),
-            "limit_dry_run": self._counted("qaws_limit_dry_run_hits_total", "limit"),
-            "keys_loaded": lambda note: self._series["qaws_key_loads_total"].count("loaded"),
-            "keys_failed": lambda note: self._series["qaws_key_loads_total"].count("failed"),
-            **dict.fromkeys(ACTIONS, lambda note: self._series["qaws_control_actions_total"].count(note.name)),
+        self._handlers: dict[tuple[str, str], Callable[[Note], None]] = {  # by topic and name
+            ("run", "run_ended"): self._run_ended,
+            ("message", "resumed"): self._counted("qaws_resumes_total", "result"),
+            ("security", "limit_dry_run"): self._counted("qaws_limit_dry_run_hits_total", "limit"),
+            ("security", "keys_loaded"): lambda note: self._series["qaws_key_loads_total"].count("loaded"),
+            ("security", "keys_failed"): lambda note: self._series["qaws_key_loads_total"].count("failed"),
         }
         self.lag = LoopLag(config.lag_interval, self._series["qaws_event_loop_lag_seconds"].observe)
         self.registry.register(self)
@@ -51,9 +50,11 @@ class Metrics:
 
     def note(self, note: Note) -> None:
         """Count what a note tells, whatever its level."""
-        handler = self._handlers.get(note.name)
+        handler = self._handlers.get((note.topic, note.name))
         if handler is not None:
             handler(note)
+        elif note.topic == "control":
+            self._series["qaws_control_actions_total"].count(note.name)
         if note.level == "ERROR" and note.topic != "run":  # failed runs have their own
             self._series["qaws_errors_total"].count(note.name)
 
