@@ -83,7 +83,12 @@ class Chats:
         if len(connection.awaits) < self._node.config.sessions.per_user:
             self._awaited.setdefault((owner, event.session_id), set()).add(connection.number)
             connection.awaits |= {(owner, event.session_id)}
+        self._note_resume(connection, event.session_id, "not_found")
         self._refuse(connection, Fault.SESSION_NOT_FOUND, event, now)
+
+    def _note_resume(self, connection: Connection, session_id: str, result: str) -> None:
+        fields: dict[str, Scalar] = {"connection": connection.number, "session_id": session_id, "result": result}
+        self._node.outbox.add(Note("message", "DEBUG", "resumed", fields))
 
     def let_go(self, connection: Connection) -> None:
         """A connection waits for no session any more."""
@@ -115,9 +120,10 @@ class Chats:
         assert type(event) is Resume
         connection.traffic.resumes += 1
         if expired:
-            session.tell_gap(connection, "expired", now)
+            result = session.tell_gap(connection, "expired", now)
         else:
-            session.resume(connection, event.epoch, event.seq, now)
+            result = session.resume(connection, event.epoch, event.seq, now)
+        self._note_resume(connection, session.id, result)
         self._runs.caught_up(session, now)
 
     def _attend(self, connection: Connection, session: Session, now: Now) -> None:

@@ -24,6 +24,7 @@ class Reason(Enum):
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call on every look-up
 
     HEAD = "the request head is due"
+    SCRAPE = "metrics are due that were asked for"
     AUTH = "the first token is due"
     HEARTBEAT = "silence: ping, or give up"
     MESSAGE = "a message in pieces is due"

@@ -44,6 +44,7 @@ UNIX = "unix"  # in `trusted_proxies`: peers that have no address
 UNIX_PATH_BYTES = 107  # of a Unix socket on Linux (unix(7)); elsewhere a few less, which the system then says
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})\Z")
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
 
 
@@ -318,6 +319,40 @@ class TracingConfig(Section):
     )
 
 
+class MetricsConfig(Section):
+    """What Prometheus reads at `/metrics`."""
+
+    enabled: bool = Field(default=True, description="off: nothing is measured, and `/metrics` is 404")
+    token: SecretStr | None = Field(
+        default=None, description="what `Authorization: Bearer` has to say; not set: whoever reaches it reads it"
+    )
+    listen: ListenAddress | None = Field(
+        default=None,
+        description="an address of its own for `/metrics`, `/healthz` and `/readyz`, as in `server.listen`; "
+        "then `/metrics` is 404 elsewhere",
+    )
+    max_connections: Count = Field(default=32, description="sockets at that address at once; more are dropped (H14)")
+    timeout: Seconds = Field(default=5, description="seconds to collect them; then the answer is 503")
+    lag_interval: Seconds = Field(default=1, description="seconds between two looks at how late the event loop is")
+
+    @field_validator("token")
+    @classmethod
+    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+        # What a header can hold (RFC 6750 section 2.1); another one could never be the right one.
+        if token is not None and not _BEARER.match(token.get_secret_value()):
+            raise ValueError("a token is letters, digits and -._~+/, such as: openssl rand -base64 48")
+        return token
+
+    @field_validator("listen")
+    @classmethod
+    def _not_the_clients(cls, address: str | None) -> str | None:
+        if address == "systemd":
+            raise ValueError(
+                "what systemd passes is for clients; name another address, or one of its sockets by fd:number"
+            )
+        return address
+
+
 class LimitsConfig(Section):
     """Bounds of every buffer and table (contract C7; defaults of GUARANTEES)."""
 
@@ -474,6 +509,7 @@ class WebSocketConfig(Section):
     security: SecurityConfig = SecurityConfig()
     logging: LoggingConfig = LoggingConfig()
     tracing: TracingConfig = TracingConfig()
+    metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
     agent: AgentConfig = AgentConfig()
     sessions: SessionsConfig = SessionsConfig()

@@ -20,7 +20,8 @@ from .admission.tokens import ANONYMOUS, Principal
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .conversation.session import Session, Sessions
-from .effects import CloseWrite, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
+from .counts import Counts
+from .effects import CloseWrite, CollectMetrics, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
 from .events import (
     Auth,
     ClientEvent,
@@ -35,7 +36,7 @@ from .events import (
     error_event,
 )
 from .faults import Fault
-from .handshake import Answer, judge, turned_away
+from .handshake import Answer, Scrape, judge, turned_away
 from .trace_context import TraceContext, of_headers
 from .traffic import Traffic
 from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated
@@ -67,6 +68,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 _TIMERS = (  # that end with the conversation; what is unread then (BACKLOG) may hold the peer's Close
     Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
+    Reason.SCRAPE,
 )  # fmt: skip
 
 
@@ -81,6 +83,7 @@ class Node:
     outbox: Outbox
     ids: Callable[[], str]
     sessions: Sessions
+    counts: Counts
     ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
     noted: Seldom = field(init=False)  # the addresses whose refusals are in the log (H3)
 
@@ -94,11 +97,14 @@ class Connection:
 
     __slots__ = (
         "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_held",
-        "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
+        "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_scrape", "_strikes", "_tally",
         "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
     )  # fmt: skip
 
-    def __init__(self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now) -> None:
+    def __init__(
+        self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now,
+        *, internal: bool = False,
+    ) -> None:  # fmt: skip
         self.number = number
         self.phase = Phase.HANDSHAKING
         self.address_key = key_of(peer)  # what it is counted under
@@ -125,7 +131,10 @@ class Connection:
         self._discarded = 0  # bytes that came behind what ended it
         self._end: tuple[int, str] | None = None  # the close code, or HTTP status, and its word
         node.timers.set(Reason.HEAD, number, now.mono + node.config.limits.head_timeout)
-        node.gate.census.knocking.enter(self.address_key)
+        self._scrape: Scrape | None = None  # it asked for metrics
+        census = node.gate.census
+        self._tally = census.scraping if internal else census.knocking  # where it is counted now
+        self._tally.enter(self.address_key)
 
     # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,6 +184,9 @@ class Connection:
     def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
         """The peer of a host that frames by itself has closed."""
         assert isinstance(self._link, MessageLink)
+        if self.phase is Phase.HANDSHAKING:  # it asked for metrics, and does not want them any more
+            self.drop(now)
+            return
         self._link.disconnect(code)
         self._out.clear()
         yield from self.turn(now)
@@ -201,6 +213,11 @@ class Connection:
             self._regulate()
 
     # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def outflow(self) -> Outflow:
+        """What waits to go out, for gauges."""
+        return self._out
 
     @property
     def framed(self) -> bool:
@@ -259,6 +276,7 @@ class Connection:
         fault = refusal.fault
         correlation_id = None if event is None else correlation_of(event)
         details = details_of(refusal)
+        self._node.counts.error(fault)
         self._note("DEBUG", "event_refused", topic="message", error_code=fault.value.code)
         self._note_cause(refusal.cause)
         self.reply(error_event(fault, text=refusal.text, correlation_id=correlation_id, details=details), now)
@@ -300,12 +318,13 @@ class Connection:
             return
         node, upgraded, began = self._node, self._link.upgraded, self._link.began
         node.outbox.add_behind_bytes(self.number, DropConnection(self.number))
-        (node.gate.census.open if upgraded else node.gate.census.knocking).leave(self.address_key)
+        self._tally.leave(self.address_key)
         code, word = self._end or (1006, word)
         self._enter(Phase.CLOSED)
         self._out.clear()
         self._link.stop()
         if upgraded:
+            node.counts.close(code)
             fields = {"session_id": self.session_id or None, "code": code, "reason": word, **self.traffic.fields(now)}
             node.outbox.add(Note("connection", "INFO", "closed", self._facts() | fields))
         elif self._end is None and began:
@@ -317,6 +336,9 @@ class Connection:
         """A timer of this connection fired; BACKLOG is the gateway's to route to `turn`."""
         if reason is Reason.HEAD:
             self._answer(turned_away(Refusal(Fault.HEAD_TIMEOUT)), now) if self._link.began else self.drop(now)
+        elif reason is Reason.SCRAPE:
+            assert self._scrape is not None, "the timer is set where metrics were asked for"
+            self._answer(self._scrape.late, now)
         elif reason is Reason.AUTH:
             self.close(Fault.AUTH_TIMEOUT, now)
         elif reason is Reason.HEARTBEAT:
@@ -376,14 +398,20 @@ class Connection:
     def _handshake(self, request: Request, now: Now) -> None:
         node = self._node
         node.timers.clear(Reason.HEAD, self.number)
-        verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade)
+        census = node.gate.census
+        internal = self._tally is census.scraping
+        verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade, internal=internal)
         if isinstance(verdict, Answer):
             self._answer(verdict, now)
             return
+        if isinstance(verdict, Scrape):
+            self._collect(verdict, now)
+            return
+        node.counts.upgraded += 1
         node.outbox.send(self.number, self._link.accept(request, verdict.subprotocol))
-        node.gate.census.knocking.leave(self.address_key)
-        self.address_key = key_of(verdict.address)
-        node.gate.census.open.enter(self.address_key)
+        self._tally.leave(self.address_key)
+        self._tally, self.address_key = census.open, key_of(verdict.address)
+        self._tally.enter(self.address_key)
         self.trace = of_headers(request.values("traceparent"), request.values("tracestate"))
         self._enter(Phase.AUTHENTICATING)
         if not self._link.framed:
@@ -398,9 +426,25 @@ class Connection:
         node.timers.set(Reason.AUTH, self.number, now.mono + timeout)
         self.reply(SystemEvent(event_name="auth_required", data={"timeout": whole(timeout)}), now)
 
+    def _collect(self, scrape: Scrape, now: Now) -> None:
+        """Have metrics collected; what the peer sends meanwhile is ignored."""
+        node = self._node
+        self._scrape = scrape
+        self._link.stop()
+        node.timers.set(Reason.SCRAPE, self.number, now.mono + node.config.metrics.timeout)
+        node.outbox.add(CollectMetrics(self.number, scrape.openmetrics))
+
+    def collected(self, body: bytes | None, content_type: str, now: Now) -> None:
+        """The metrics that were asked for; nothing happens where they come too late."""
+        if self._scrape is not None and self.phase is Phase.HANDSHAKING:
+            failed = turned_away(Refusal(Fault.INTERNAL))._replace(fault=None)
+            self._answer(failed if body is None else self._scrape.answer(body, content_type), now)
+
     def _answer(self, answer: Answer, now: Now) -> None:
         """One HTTP answer, and the end of the connection (H9)."""
         self._node.outbox.send(self.number, self._link.refuse(answer.response, answer.close, answer.word))
+        if answer.fault is not None:
+            self._node.counts.refuse(answer.fault)
         status = answer.response.status
         self._end = (status, answer.word)
         self._enter(Phase.CLOSING)
@@ -485,6 +529,7 @@ class Connection:
         if isinstance(event, Refused):
             self._bad_event(event, now)
             return None
+        self._node.counts.receive(type(event))
         if isinstance(event, Auth):
             self._authenticate(event, now)
             return None
@@ -509,6 +554,7 @@ class Connection:
     def _bad_event(self, refused: Refused, now: Now) -> None:
         """Say what is wrong with a message that is no event; too many that are not even JSON end it (M1)."""
         details = {"errors": list(refused.errors)} if refused.errors else None
+        self._node.counts.error(refused.fault)
         self._note_cause(refused.cause)
         self.reply(error_event(refused.fault, details=details, correlation_id=refused.correlation), now)
         if refused.fault is Fault.INVALID_JSON:

@@ -126,6 +126,13 @@ class LoadSession(NamedTuple):
     session_id: str
 
 
+class CollectMetrics(NamedTuple):
+    """Somebody asks for `/metrics`; answer with `MetricsCollected`, in OpenMetrics where that was asked for."""
+
+    connection: int
+    openmetrics: bool
+
+
 class Note(NamedTuple):
     """Something an operator may want to see. Adapters turn notes into logs and metrics.
 
@@ -148,7 +155,7 @@ MessageEffect = AcceptUpgrade | SendMessage | SendClose | SendResponse
 ConnectionEffect = SendBytes | MessageEffect | CloseWrite | DropConnection | PauseReading | ResumeReading
 RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
 StoreEffect = SaveRecords | LoadSession
-Effect = ConnectionEffect | RunEffect | StoreEffect | Note | Drained
+Effect = ConnectionEffect | RunEffect | StoreEffect | CollectMetrics | Note | Drained
 
 
 class Outbox:

@@ -183,7 +183,7 @@ class Refused(NamedTuple):
 
 
 class ClientEvents:
-    """The client events a node understands; `parse` turns one text into one of them."""
+    """The client events a node understands; `parse` turns one text into one of them. `types` are their names."""
 
     def __init__(self, models: Sequence[type[ClientEvent]], depth: int) -> None:
         """`depth` bounds the nesting of an event. Raises ValueError where a type is missing or there twice."""
@@ -192,6 +192,7 @@ class ClientEvents:
             raise ValueError(f"two client events have the same type: {', '.join(sorted(types))}")
         union: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 - built at run time
         self._validator = TypeAdapter(union).validator
+        self.types: dict[type, str] = dict(zip(models, types, strict=True))
         self._depth = depth
 
     def parse(self, text: str) -> ClientEvent | Refused:

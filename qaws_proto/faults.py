@@ -58,6 +58,7 @@ class Fault(Enum):
     BODY_REFUSED = Row(PEER, NO, "body refused", "A request body is not accepted here", status=400, close=1002)
     QUERY_TOKEN = Row(PEER, NO, "token in query", "A token does not belong in the address", status=400, close=1002)
     BAD_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Authentication failed", status=401, close=4401)
+    METRICS_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Metrics need a token of their own", status=401)
     ORIGIN_REFUSED = Row(PEER, NO, "origin refused", "This origin is not allowed", status=403, close=4403)
     ADDRESS_REFUSED = Row(PEER, NO, "address refused", "This address is not allowed", status=403, close=4403)
     NOT_FOUND = Row(PEER, NO, "not found", "Nothing is served at this path", status=404, close=1002)

@@ -23,10 +23,12 @@ from .conversation.journal import Journal
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .conversation.voice import Voice
+from .counts import Counts
 from .effects import Drained, DropConnection, Effect, Note, Outbox, Scalar
 from .events import Ack, Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, Resume, SystemEvent, dump
 from .extension import EventContext, EventType
 from .faults import Fault
+from .gauges import Gauges, measure
 from .inputs import (
     BytesReceived,
     CloseReceived,
@@ -38,6 +40,7 @@ from .inputs import (
     Input,
     LoadFailed,
     MessageReceived,
+    MetricsCollected,
     RecordsSaved,
     RequestReceived,
     RunChunk,
@@ -97,7 +100,8 @@ class Gateway:
             config.sessions, config.limits, self._timers, bounded=gate.verifier is not None, durable=durable
         )
         client_events = ClientEvents(models, config.limits.json_depth)
-        self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions)
+        self.counts = Counts(client_events.types)
+        self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions, self.counts)
         self._config = config
         self._deflate = Deflate(config.server.compression) if config.server.compression.enabled else None
         self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
@@ -107,7 +111,7 @@ class Gateway:
         self._newest = -1
         self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
         voice = Voice(self._journal)
-        self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run))
+        self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run), self.counts)
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
         self._drain_until: float | None = None
         self._drained = False
@@ -128,6 +132,7 @@ class Gateway:
             RunStep: self._runs.step,
             RunFinished: self._runs.finished,
             RunFailed: self._runs.failed,
+            MetricsCollected: self._metrics_collected,
             DrainRequested: self._drain_requested,
             StopRequested: self._stop_requested,
         }
@@ -176,6 +181,11 @@ class Gateway:
         """Messages accepted whose agents have not ended."""
         return len(self._runs)
 
+    @property
+    def gauges(self) -> Gauges:
+        """How the node stands now, for metrics. Looks at every connection and run."""
+        return measure(self._connections.values(), self._node.gate.census, self._sessions, self._runs, self._journal)
+
     def buffered_bytes(self, connection: int) -> int:
         """Bytes held for a connection, of what it sent and of what waits for it; 0 where it is closed.
 
@@ -193,7 +203,8 @@ class Gateway:
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connection_opened(self, event: ConnectionOpened, now: Now) -> None:
-        self._open(event.connection, event.peer, ByteLink(self._config.limits, self._deflate), now)
+        link = ByteLink(self._config.limits, self._deflate)
+        self._open(event.connection, event.peer, link, now, internal=event.internal)
 
     def _request_received(self, event: RequestReceived, now: Now) -> None:
         request = Request(event.method, event.target, event.headers)
@@ -202,18 +213,24 @@ class Gateway:
         if connection is not None:
             self._handle_all(connection, connection.turn(now), now)
 
-    def _open(self, number: int, address: str | None, link: ByteLink | MessageLink, now: Now) -> Connection | None:
+    def _open(
+        self, number: int, address: str | None, link: ByteLink | MessageLink, now: Now, *, internal: bool = False
+    ) -> Connection | None:
         """A new connection; None where there are too many even to be told so, or the node has come to its end."""
         if number <= self._newest:
             raise ValueError(f"connection {number} is not greater than {self._newest}, the newest so far")
         peer = parse_address(address)
         self._newest = number
-        refused = self._node.gate.admit_socket(peer)
-        crowded = refused is not None and self._node.gate.census.knocking.total >= 2 * self._config.limits.handshakes
+        census = self._node.gate.census
+        refused = None if internal else self._node.gate.admit_socket(peer)
+        crowded = refused is not None and census.knocking.total >= 2 * self._config.limits.handshakes
+        if internal:
+            crowded = census.scraping.total >= self._config.metrics.max_connections
+        self._node.counts.crowded += crowded
         if crowded or (self._drained and not link.framed):  # a host that goes on without this node is told so
             self._outbox.add(DropConnection(number))
             return None
-        connection = Connection(number, peer, link, self._node, now)
+        connection = Connection(number, peer, link, self._node, now, internal=internal)
         self._connections[number] = connection
         connection.knock(refused, now)
         return connection
@@ -258,6 +275,11 @@ class Gateway:
                 tell(connection, now)
 
         return route
+
+    def _metrics_collected(self, event: MetricsCollected, now: Now) -> None:
+        connection = self._find(event.connection)
+        if connection is not None:
+            connection.collected(event.body, event.content_type, now)
 
     def _write_drained(self, event: WriteDrained, now: Now) -> None:
         connection = self._find(event.connection)

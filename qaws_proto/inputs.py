@@ -8,10 +8,14 @@ from .records import StoredSession
 
 
 class ConnectionOpened(NamedTuple):
-    """A peer connected. `connection` is greater than every earlier number; `peer` its IP address, or None (a pipe)."""
+    """A peer connected. `connection` is greater than every earlier number; `peer` its IP address, or None (a pipe).
+
+    `internal`: it came to the address of `metrics.listen`, where nothing is served but metrics, health and readiness.
+    """
 
     connection: int
     peer: str | None = None
+    internal: bool = False
 
 
 class BytesReceived(NamedTuple):
@@ -175,6 +179,17 @@ class LoadFailed(NamedTuple):
     cause: BaseException | None = None
 
 
+class MetricsCollected(NamedTuple):
+    """What a `CollectMetrics` asked for, and its media type; a `body` of None where it could not be had.
+
+    One that comes after its time is ignored.
+    """
+
+    connection: int
+    body: bytes | None
+    content_type: str = "text/plain; version=0.0.4; charset=utf-8"
+
+
 class DrainRequested(NamedTuple):
     """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
 
@@ -191,5 +206,5 @@ RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
 StoreInput = StoreOpened | RecordsSaved | SaveFailed | SessionLoaded | LoadFailed
 Input = (
     ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | StoreInput
-    | DrainRequested | StopRequested
+    | MetricsCollected | DrainRequested | StopRequested
 )  # fmt: skip

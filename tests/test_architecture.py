@@ -21,7 +21,7 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 THIRD_PARTY = {"h11", "jwt", "pydantic", "pydantic_core", "wsproto"}
 STANDARD = {
     "__future__", "array", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib",
-    "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "types", "typing", "zlib",
+    "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "types", "typing", "zlib",
 }  # fmt: skip
 WIRE = {"h11", "jwt", "json", "wsproto"}
 

@@ -12,6 +12,7 @@ from qaws_proto.admission.gate import Gate
 from qaws_proto.clock import Reason, Timers
 from qaws_proto.connection import TRANSITIONS, Connection, Node, Phase
 from qaws_proto.conversation.session import Sessions
+from qaws_proto.counts import Counts
 from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
@@ -49,7 +50,7 @@ def a_connection() -> Connection:
     events = ClientEvents([Auth, ChatMessage, Cancel, Ping], config.limits.json_depth)
     timers = Timers()
     sessions = Sessions(config.sessions, config.limits, timers, bounded=True, durable=False)
-    node = Node(config, Gate(config), events, timers, Outbox(), counter(), sessions)
+    node = Node(config, Gate(config), events, timers, Outbox(), counter(), sessions, Counts({}))
     return Connection(1, None, ByteLink(config.limits), node, NOW)
 
 

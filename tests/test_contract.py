@@ -162,6 +162,7 @@ AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "request": lambda node, asked: node.request(asked[0], denial=asked[1]),
     "wait": lambda node, seconds: node.advance(seconds),
     "wake": lambda node, _: node.step(TimerFired()),
+    "metrics": lambda node, body: node.scrapes and node.collected(body),
     "jump": lambda node, seconds: node.jump(seconds),
     "store": lambda node, fail: node.asked and node.answer(fail=fail),
     "drain": lambda node, _: node.step(DrainRequested()),
@@ -258,7 +259,8 @@ asked = st.tuples(
         hellos,
         st.sampled_from([
             upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), request("/healthz"), request(),
-            request("/readyz", method="HEAD"), request("/readyz", method="OPTIONS"), request("/", method="POST"),
+            request("/metrics"), request("/readyz", method="HEAD"), request("/readyz", method="OPTIONS"),
+            request("/", method="POST"),
             upgrade("/", "Origin: https://evil.example"), upgrade("/", "Sec-WebSocket-Protocol: a, qaws.v1"),
             upgrade() + text(chat()) + text({"type": "ping"}), upgrade("/", "Authorization: Bearer wrong"),
         ]),
@@ -269,7 +271,7 @@ heads = st.one_of(
     hellos,
     st.sampled_from([
         upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), b"GET / HTTP/1.1\n",
-        b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", request("/metrics"), b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n",
         upgrade("/", "Origin: https://evil.example"), upgrade()[:-10],
     ]),
 )  # fmt: skip
@@ -327,6 +329,7 @@ rare_acts = st.one_of(
     act("open", what=st.sampled_from(["192.0.2.1", "2001:db8::1", None])),
     act("wait", what=st.sampled_from([0.5, 1.0, 3.0, 7.0, 30.0])),
     act("wake"),
+    act("metrics", what=st.sampled_from([b"m 1\n", None])),
     act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0])),
 )
 talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(

@@ -21,6 +21,7 @@ from .asgi_transport import AsgiTransport, Message, Scope, Send, can_deny, perfo
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
+from .metrics_port import MetricsPort
 from .stores import StoreError
 from .telemetry import log_event
 
@@ -42,6 +43,7 @@ class WebSocketApp:
         self.manager = WebSocketManager.of(agent, config)
         self.config = self.manager.config
         self._host = AnyioHost(self.manager.wake)
+        self._metrics_port = MetricsPort(self.manager, self._host)
         self._starting = anyio.Lock()
         self._drained: anyio.Event | None = None  # made when the application starts
         self._lived = False
@@ -62,10 +64,16 @@ class WebSocketApp:
         """Before the first connection: by the lifespan, or where there is none by the connection itself."""
         async with self._starting:
             if self._drained is None:
-                await self.manager.open_store()
-                self.manager.attach(self._host)
+                async with self._metrics_port.opening():
+                    await self.manager.open_store()
+                    self.manager.attach(self._host)
                 self._drained = anyio.Event()
-                self.manager.drained = self._drained.set
+                self.manager.drained = self._over
+
+    def _over(self) -> None:
+        assert self._drained is not None
+        self._drained.set()
+        self._metrics_port.close()
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

@@ -45,10 +45,11 @@ class ByteTransport(ABC):
     def abort(self) -> None:
         """Close the socket, what is unsent with it."""
 
-    async def converse(self, peer: str | None) -> None:
+    async def converse(self, peer: str | None, *, internal: bool = False) -> None:
         """The drive loop of one connection, from its first byte to its last."""
         manager = self.manager
-        number = manager.connect(self, peer)  # TLS comes behind it: its handshake is counted and timed as well
+        # TLS comes behind it: its handshake is counted and timed as well
+        number = manager.connect(self, peer, internal=internal)
         read_size, receive = manager.gateway.read_size, self.receive if self._tls is None else self._receive_tls
         try:
             with suppress(OSError, anyio.ClosedResourceError):  # reset, or broken in any other way: it is lost

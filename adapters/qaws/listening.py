@@ -55,8 +55,12 @@ class Listener:
                     os.unlink(path)
 
 
-async def open_listeners(config: WebSocketConfig, given: Sequence[socket.socket] | None) -> list[Listener]:
+async def open_listeners(
+    config: WebSocketConfig, given: Sequence[socket.socket] | None, addresses: Sequence[str] = ()
+) -> list[Listener]:
     """The listeners of a configuration, or of sockets that are `given`; they belong to the server from now on.
+
+    `addresses` stand in for those that the configuration names for clients.
 
     Raises OSError with the address as its `filename` where one cannot be had, ConfigError for what does not listen;
     none is open then.
@@ -68,8 +72,8 @@ async def open_listeners(config: WebSocketConfig, given: Sequence[socket.socket]
             for listener in opened:
                 _require_listening(listener.socket)
             opened = [Listener(one, _url(config, one)) for one in given]
-        elif config.server.listen:
-            for address in config.server.listen:
+        elif addresses or config.server.listen:
+            for address in addresses or config.server.listen:
                 opened += await _open(config, address)
         else:
             opened += await _open_tcp(config, config.server.host, config.server.port)

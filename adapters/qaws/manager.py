@@ -23,6 +23,7 @@ from qaws_proto.admission.gate import EventCheck, UpgradeCheck
 from qaws_proto.effects import (
     CancelRun,
     CloseWrite,
+    CollectMetrics,
     Drained,
     DropConnection,
     LoadSession,
@@ -53,7 +54,7 @@ from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunConte
 from .host import start_task
 from .stores import Store, store_of
 from .stores.port import StorePort
-from .telemetry import NoteLogger, traces_of
+from .telemetry import NoteLogger, metrics_of, traces_of
 
 _UNTRACED = nullcontext()
 YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
@@ -169,7 +170,9 @@ class WebSocketManager:
         self._performing = False
         self._log = NoteLogger(config.logging)
         self._traces = traces_of(config.tracing)
-        self.store_port = None if store is None else StorePort(store, self.feed, self._log.write)
+        self.metrics = metrics_of(self.gateway, config.metrics)
+        answered = None if self.metrics is None else self.metrics.store_answered
+        self.store_port = None if store is None else StorePort(store, self.feed, self._note, answered)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
             SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
@@ -182,9 +185,11 @@ class WebSocketManager:
             CancelRun: self._cancel_run,
             PauseRun: self._pause_run,
             ResumeRun: self._resume_run,
-            Note: self._log.write if self._traces is None else self._trace,
-            Drained: lambda effect: self.drained(),
+            Note: self._note,
+            Drained: self._over,
         }
+        if self.metrics is not None:
+            self._perform[CollectMetrics] = self._collect_metrics
         if self.store_port is not None:
             self._perform |= {SaveRecords: self.store_port.save, LoadSession: self.store_port.load}
 
@@ -218,6 +223,8 @@ class WebSocketManager:
         self._require_ready()
         opened = None if self.store_port is None else self.store_port.attach(host.spawn)
         self._host = host
+        if self.metrics is not None:
+            host.spawn(self.metrics.lag.run)
         if opened is not None:
             self.feed(opened)
 
@@ -234,10 +241,11 @@ class WebSocketManager:
         self._transports[number] = transport
         return number
 
-    def connect(self, transport: Transport, peer: str | None) -> int:
-        """A peer connected: its number from now on. `peer` is its IP address, None where it has none."""
+    def connect(self, transport: Transport, peer: str | None, *, internal: bool = False) -> int:
+        """A peer connected: its number from now on. `peer` is its IP address, None where it has none; `internal`: it
+        came to the address of `metrics.listen`."""
         number = self.register(transport)
-        self.feed(ConnectionOpened(number, peer))
+        self.feed(ConnectionOpened(number, peer, internal))
         return number
 
     def feed(self, event: Input) -> None:
@@ -258,6 +266,22 @@ class WebSocketManager:
 
     def _say(self, effect: MessageEffect) -> None:
         self._transports[effect.connection].say(effect)
+
+    def _note(self, note: Note) -> None:
+        self._log.write(note)
+        if self.metrics is not None:
+            self.metrics.note(note)
+        if self._traces is not None:
+            self._traces.hear(note)
+
+    def _collect_metrics(self, effect: CollectMetrics) -> None:
+        assert self.metrics is not None
+        self.feed(self.metrics.answer(effect))
+
+    def _over(self, effect: Drained) -> None:
+        if self.metrics is not None:
+            self.metrics.lag.stop()
+        self.drained()
 
     def wake(self) -> None:
         """The time of the timer has come."""
@@ -282,7 +306,7 @@ class WebSocketManager:
                 with scope:
                     await agent.aclose()
             except BaseException as error:  # noqa: BLE001 - it may raise anything, and the server stops all the same
-                self._log.write(Note("node", "ERROR", "agent_not_closed", {}, error))
+                self._note(Note("node", "ERROR", "agent_not_closed", {}, error))
             finally:
                 closed.set()
 
@@ -291,7 +315,7 @@ class WebSocketManager:
             await closed.wait()
         if not closed.is_set():
             scope.cancel()
-            self._log.write(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
+            self._note(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
 
     async def close_store(self, patience: float | None = None) -> None:
         """For a server that has stopped: close the store, also where the task is cancelled; see `StorePort.close`."""
@@ -300,11 +324,6 @@ class WebSocketManager:
                 await self.store_port.close(patience)
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _trace(self, note: Note) -> None:
-        assert self._traces is not None
-        self._log.write(note)
-        self._traces.hear(note)
 
     def _start_run(self, run: StartRun) -> None:
         assert self._host is not None

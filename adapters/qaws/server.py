@@ -18,6 +18,7 @@ from .accepting import Acceptor
 from .host import AnyioHost
 from .listening import Listener, open_listeners, url_of
 from .manager import WebSocketManager
+from .metrics_port import MetricsPort
 from .telemetry import log_event
 from .tls import TlsSession, tls_context
 
@@ -50,6 +51,7 @@ class ByteServer(ABC):
         self._tls: ssl.SSLContext | None = None
         self._drained = anyio.Event()
         self._host = self.host(self.manager.wake)
+        self._metrics_port = MetricsPort(self.manager, self._host, lambda: self._tls)
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -66,11 +68,17 @@ class ByteServer(ABC):
         """Where clients connect: by the first address."""
         return self.urls[0] if self._listeners else url_of(self.config, self.config.server.host, self.port)
 
+    @property
+    def metrics_urls(self) -> list[str]:
+        """Where `/metrics` has an address of its own (`metrics.listen`), once started."""
+        return self._metrics_port.urls
+
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Open the store, and listen. Raises ConfigError where no agent is set, the certificate cannot be used or it
-        would be unsafe to serve, StoreError where the store cannot be opened, and OSError for an address."""
+        """Open the store, and listen. Raises ConfigError where no agent is set, the certificate or `metrics.listen`
+        cannot be used or it would be unsafe to serve, StoreError where the store cannot be opened, and OSError for an
+        address."""
         self._tls = tls_context(self.config.security.ssl)
         await self.manager.open_store()  # before anybody can connect
         try:
@@ -82,8 +90,9 @@ class ByteServer(ABC):
     async def _listen(self) -> None:
         listeners = await open_listeners(self.config, self._given)
         try:
-            self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
-            self.manager.attach(self._host)
+            async with self._metrics_port.opening():
+                self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
+                self.manager.attach(self._host)
             self.manager.drained = self._drained.set
             self._listeners = listeners
             self.port = next((one.socket.getsockname()[1] for one in listeners if not one.local), self.port)
@@ -137,6 +146,7 @@ class ByteServer(ABC):
             listener.close()
         if self._acceptor is not None:
             self._acceptor.close()
+        self._metrics_port.close()
         self.manager.stop()
 
     async def serve_forever(self) -> None:

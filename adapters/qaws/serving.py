@@ -72,6 +72,8 @@ async def serve_until_signal(server: ByteServer) -> None:
             raise ConfigError(f"cannot listen on {error.filename}: {error.strerror or error}") from None
         for url in server.urls:
             print(f"listening on {url}", file=sys.stderr, flush=True)
+        for url in server.metrics_urls:
+            print(f"metrics at {url}", file=sys.stderr, flush=True)
         async with anyio.create_task_group() as group:
             stopping = False
             async for number in received:

@@ -97,6 +97,7 @@ class Census:
     draining: bool = False
     open: Tally = field(default_factory=Tally)
     knocking: Tally = field(default_factory=Tally)
+    scraping: Tally = field(default_factory=Tally)  # at the address of `metrics.listen`: a flood elsewhere leaves it be
 
 
 class Gate:
@@ -284,11 +285,7 @@ def request_token(request: Request) -> str | None:
 
     Two different ones are none that could be valid: a proxy in front may have looked at the other.
     """
-    tokens = [
-        token.strip()
-        for scheme, _, token in (value.partition(" ") for value in request.values("authorization"))
-        if scheme.lower() == "bearer"  # another scheme is for a proxy in front, not for us
-    ]
+    tokens = bearer_tokens(request)
     tokens += [
         subprotocol.removeprefix(BEARER_SUBPROTOCOL)
         for subprotocol in request.items("sec-websocket-protocol")
@@ -300,6 +297,15 @@ def request_token(request: Request) -> str | None:
     if not tokens:
         return None
     return tokens[0] if len(set(tokens)) == 1 else ""
+
+
+def bearer_tokens(request: Request) -> list[str]:
+    """The tokens in `Authorization` headers."""
+    return [
+        token.strip()
+        for scheme, _, token in (value.partition(" ") for value in request.values("authorization"))
+        if scheme.lower() == "bearer"  # another scheme is for a proxy in front, not for us
+    ]
 
 
 def _query_token(request: Request) -> str | None:

@@ -53,6 +53,11 @@ class Journal:
         return bool(self._waiting or self._saving) and not self.failing
 
     @property
+    def unsaved_bytes(self) -> int:
+        """Bytes that wait to be saved, or are being saved."""
+        return self._size
+
+    @property
     def closed(self) -> bool:
         """Whether messages should be refused: nothing can be kept, or too much waits to be."""
         return self.failing or self._size > self._config.max_unsaved

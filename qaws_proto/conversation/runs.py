@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from typing import Literal
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ..admission.gate import Refusal, user_account
 from ..clock import Now, Reason, Timers
 from ..config import WebSocketConfig
+from ..counts import Counts
 from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
 from ..events import ChatMessage
 from ..faults import Fault
@@ -29,13 +30,14 @@ class Runs:
 
     def __init__(
         self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
-        accounts: Accounts,
+        accounts: Accounts, counts: Counts,
     ) -> None:  # fmt: skip
         self._config = config.agent
         self._double_text = config.sessions.double_text
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._voice = voice
+        self._counts = counts
         self._timers = timers
         self._outbox = outbox
         self._ids = ids
@@ -44,6 +46,9 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
 
     @property
     def live(self) -> list[Run]:
@@ -83,7 +88,7 @@ class Runs:
         run.position = ahead if queued else 0
         run.connection, run.trace = asker.connection, run.trace or asker.trace
         run.askers.append(asker.connection)
-        self._runs[run.id] = run
+        self._take(run)
         session.waiting.append(run)
         if message.id is not None:
             session.remember(message.id, run.id)
@@ -106,6 +111,7 @@ class Runs:
         """The message could not be kept: it was never here."""
         del run.session.accepting[run.id]
         if run.id in self._runs:
+            self._counts.withdrawn += 1
             self._forget(run)
             run.session.waiting.remove(run)
         if run.correlation_id is not None and run.session.known.get(run.correlation_id) == run.id:
@@ -125,10 +131,14 @@ class Runs:
         place = self._accounts.restore(user_account(session.owner), now)
         run = Run(record.run_id, session, record.user_id, message, place, now)
         run.accepted = run.rerun = True
-        self._runs[run.id] = run
+        self._take(run)
         self._voice.restore(run)
         session.waiting.append(run)
         self._start_next(session, now)
+
+    def _take(self, run: Run) -> None:
+        self._counts.submitted += 1
+        self._runs[run.id] = run
 
     def position(self, run_id: str) -> int:
         """How many runs of its session are before it; 0 for one that has begun or ended."""
@@ -181,6 +191,8 @@ class Runs:
         if run.first_chunk_at is None:
             run.first_chunk_at = now.mono
         run.add(text)
+        self._counts.chunks += 1
+        self._counts.characters += len(text)
         if run.message.stream:
             run.pending.append(text)
             due = run.last_sent + self._config.roll_up
@@ -251,6 +263,7 @@ class Runs:
         rest = answer.removeprefix(pieces)
         if not self._grow(run, len(rest.encode()), now, stop=False):
             return None
+        self._counts.characters += len(rest)
         if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
             run.pending.append(rest)
         return answer

@@ -114,23 +114,26 @@ class Session:
         if reader.number not in self.cursors:
             self.cursors[reader.number] = Cursor(reader, self.log.head, self.log.total)
 
-    def resume(self, reader: Reader, epoch: str, seq: int, now: Now) -> None:
-        """Let a connection hear everything behind `seq`, and what is said from now on (S1); or say why not (S2)."""
+    def resume(self, reader: Reader, epoch: str, seq: int, now: Now) -> str:
+        """Let a connection hear everything behind `seq`, and what is said from now on (S1); or say why not (S2).
+
+        Gives `recovered`, or why not.
+        """
         log = self.log
         if epoch != log.epoch or not log.holds_after(seq):
-            self.tell_gap(reader, "epoch" if epoch != log.epoch else "gap", now)
-            return
+            return self.tell_gap(reader, "epoch" if epoch != log.epoch else "gap", now)
         behind = list(log.after(seq))
         self.cursors[reader.number] = Cursor(reader, seq, log.total - sum(map(len, behind)))
         data: dict[str, str | int | float | bool | None] = {"recovered": True, "from": seq + 1, "to": log.head}
         reader.tell(self._resumed(data), now)
         if reader.ready:
             self.catch_up(reader.number, now)
+        return "recovered"
 
-    def tell_gap(self, reader: Reader, reason: str, now: Now) -> None:
+    def tell_gap(self, reader: Reader, reason: str, now: Now) -> str:
         """Let a connection hear what is said from now on, and tell it what it is not going to hear, and a snapshot.
 
-        The snapshot is all that each run that has not ended has said so far (S2).
+        The snapshot is all that each run that has not ended has said so far (S2). Gives the reason back.
         """
         log = self.log
         self.cursors[reader.number] = Cursor(reader, log.head, log.total)
@@ -145,6 +148,7 @@ class Session:
                 session_id=self.id, seq=log.head, run_id=run.id, correlation_id=run.correlation_id,
             )  # fmt: skip
             reader.tell(Encoded(dump(chunk)), now)
+        return reason
 
     def _resumed(self, data: dict[str, str | int | float | bool | None]) -> Encoded:
         return Encoded(dump(SystemEvent(event_name="session_resumed", data=data, session_id=self.id)))

@@ -264,6 +264,12 @@ def response(status: int, body: str = "", headers: Iterable[Header] = (), media_
     return Response(status, (*headers, *about), payload)
 
 
+def document(body: bytes, content_type: str, headers: Iterable[Header] = ()) -> Response:
+    """An answer with what is asked for, as it is."""
+    about = (("Content-Type", content_type), ("Content-Length", str(len(body))))
+    return Response(200, (*headers, *about), body)
+
+
 def refusal(fault: Fault, retry_after: int | None = None, allow: str = "GET") -> Response:
     """The answer of a fault: its status, the headers that status asks for, its fixed word as the body."""
     status = fault.value.status

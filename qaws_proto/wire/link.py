@@ -22,7 +22,7 @@ WireEvent = Request | FrameEvent
 class ByteLink:
     """Bytes to requests and messages, and messages to bytes. Knows nothing of what they mean."""
 
-    __slots__ = ("_agreement", "_deflate", "_frames", "_head", "_limits", "_verdict")
+    __slots__ = ("_agreement", "_deflate", "_frames", "_head", "_limits", "_stopped", "_verdict")
 
     framed = False  # by the host
     over = False  # what can be said after the peer's Close is for `close` to know
@@ -35,6 +35,7 @@ class ByteLink:
         self._head: HeadReader | None = HeadReader(limits)
         self._frames: Frames | None = None
         self._verdict: Request | Violated | None = None
+        self._stopped = False  # nothing more is read, though the request has no answer yet
 
     @property
     def upgraded(self) -> bool:
@@ -75,7 +76,7 @@ class ByteLink:
         """Take bytes of the peer. What comes behind a refused head, a Close or a violation is ignored (F9)."""
         if self._frames is not None:
             self._frames.receive(data)
-        elif self._head is not None:
+        elif self._head is not None and not self._stopped:
             verdict = self._head.receive(data)
             if verdict is not None:
                 self._verdict = Violated(verdict) if isinstance(verdict, Fault) else verdict
@@ -116,6 +117,7 @@ class ByteLink:
 
     def stop(self) -> None:
         """Read nothing more."""
+        self._stopped = True
         if self._frames is not None:
             self._frames.stop()
 

@@ -35,6 +35,10 @@ class Node(Protocol):
     manager: WebSocketManager
     port: int
 
+    @property
+    def metrics_urls(self) -> list[str]:
+        """Where metrics have an address of their own."""
+
     async def stop(self) -> None:
         """Drain."""
 
@@ -70,6 +74,10 @@ class _Hosted:
         self._app = app
         self.manager = app.manager
         self.port = port
+
+    @property
+    def metrics_urls(self) -> list[str]:
+        return self._app._metrics_port.urls
 
     async def stop(self) -> None:
         await self._app.drain()

@@ -56,6 +56,9 @@ class AsyncioHost:
             yield
         finally:
             self.wake_at(None)
+            if self._manager.metrics is not None:  # it ends with the node, which these tests need not stop
+                self._manager.metrics.lag.stop()
+                await asyncio.sleep(0)
             for task in self.tasks:
                 task.cancel()
             for end in await asyncio.gather(*self.tasks, return_exceptions=True):

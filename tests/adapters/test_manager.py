@@ -493,7 +493,7 @@ class NoHost:
 
 
 def test_a_manager_without_an_agent_is_not_served() -> None:
-    manager = WebSocketManager(open_config())
+    manager = WebSocketManager(open_config(metrics={"enabled": False}))
     with pytest.raises(ConfigError, match="no agent is set"):
         manager.attach(NoHost())
     manager.set_qa_agent(echo)

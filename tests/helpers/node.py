@@ -27,6 +27,7 @@ from qaws_proto.config import DEFLATE_SLICE, AuthenticationConfig
 from qaws_proto.effects import (
     CancelRun,
     CloseWrite,
+    CollectMetrics,
     ConnectionEffect,
     Drained,
     DropConnection,
@@ -50,6 +51,7 @@ from qaws_proto.inputs import (
     Input,
     LoadFailed,
     MessageReceived,
+    MetricsCollected,
     RecordsSaved,
     RunChunk,
     RunFailed,
@@ -438,6 +440,7 @@ class NodeUnderTest:
         self.cancelled: set[str] = set()
         self.paused: set[str] = set()
         self.said: dict[str, str] = {}  # what the agent has yielded
+        self.scrapes: list[CollectMetrics] = []  # asked for and not answered
         self.notes: list[Note] = []
         self.drained = False
         self.history: list[tuple[Input, Now, list[Effect]]] = []
@@ -468,6 +471,12 @@ class NodeUnderTest:
         while self.asked:
             self.answer()
 
+    # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def collected(self, body: bytes | None, *content_type: str) -> list[Effect]:
+        """Answer whoever asked for metrics first."""
+        return self.step(MetricsCollected(self.scrapes.pop(0).connection, body, *content_type))
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def advance(self, seconds: float) -> None:
@@ -493,11 +502,11 @@ class NodeUnderTest:
 
     # ── peers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, peer: str | None = ADDRESS) -> Client:
-        """A peer connects, and says nothing yet."""
+    def open(self, peer: str | None = ADDRESS, *, internal: bool = False) -> Client:
+        """A peer connects, and says nothing yet; `internal`: at the address of `metrics.listen`."""
         number = len(self.clients)
         client = self.clients[number] = Client(self, number)
-        self.step(ConnectionOpened(number, peer))
+        self.step(ConnectionOpened(number, peer, internal))
         return client
 
     def upgrade(self, *headers: str, path: str = "/", peer: str | None = ADDRESS) -> Client:
@@ -624,6 +633,8 @@ class NodeUnderTest:
                 run_id = str(effect.fields["run_id"])
                 assert run_id not in self._ended_notes, "C8: a run ends once"
                 self._ended_notes.add(run_id)
+        elif isinstance(effect, CollectMetrics):
+            self.scrapes.append(effect)
         elif isinstance(effect, SaveRecords | LoadSession):
             self.asked.append(effect)
         else:

@@ -23,10 +23,15 @@ Spawn = Callable[..., None]
 class StorePort:
     """Opens a store, saves and loads in tasks of their own, and closes it behind the last save."""
 
-    def __init__(self, store: Store, feed: Callable[[Input], None], note: Callable[[Note], None]) -> None:
+    def __init__(
+        self, store: Store, feed: Callable[[Input], None], note: Callable[[Note], None],
+        answered: Callable[[str, float, bool], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`answered` is told of each `save` and `load`, how many seconds it took, and whether it failed."""
         self._store = store
         self._feed = feed
         self._note = note
+        self._answered = answered
         self._opened: StoreOpened | None = None  # what the node is told first; None: it is closed
         self._spawn: Spawn | None = None
         self._saving: _Save | None = None  # the one that is not answered
@@ -83,6 +88,7 @@ class StorePort:
         answer: Input = SaveFailed(effect.batch)
         try:
             answer = await self._answer(
+                "save",
                 lambda: self._store.save(effect.records, effect.unix),
                 lambda _: RecordsSaved(effect.batch),
                 lambda error: SaveFailed(effect.batch, error),
@@ -97,6 +103,7 @@ class StorePort:
         self._loading += 1
         try:
             answer = await self._answer(
+                "load",
                 lambda: self._store.load(effect.owner, effect.session_id),
                 lambda stored: SessionLoaded(effect.owner, effect.session_id, _checked(stored)),
                 lambda error: LoadFailed(effect.owner, effect.session_id, error),
@@ -107,14 +114,18 @@ class StorePort:
 
     async def _answer(
         self,
+        operation: str,
         work: Callable[[], Coroutine[Any, Any, Any]],
         done: Callable[[Any], Input],
         failed: Callable[[BaseException], Input],
     ) -> Input:
         if self._refusing:
             return failed(StoreError("the store is closed"))
+        began, succeeded = anyio.current_time(), False
         try:
-            return done(await work())
+            answer = done(await work())
+            succeeded = True
+            return answer
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -122,6 +133,9 @@ class StorePort:
             if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled():
                 raise
             return failed(error)
+        finally:
+            if self._answered is not None:
+                self._answered(operation, anyio.current_time() - began, not succeeded)
 
     def give_up(self, patience: float) -> None:
         """Have the node wait no more for a save that is under way for `patience` seconds, nor whoever closes it."""
