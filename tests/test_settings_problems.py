@@ -113,7 +113,7 @@ def test_a_reference_that_cannot_be_expanded_is_a_problem(text: str, environ: di
             "\nburst_size: 1",
             "unknown key `burst_size`; did you mean `security.rate_limiting.burst_size`? (qaws.yaml:2;",
         ),
-        ("server: {level: 1}", "did you mean `logging.level`?"),
+        ("server: {log_messages: true}", "did you mean `logging.log_messages`?"),
         ("server: {cert_fil: 1}", "did you mean `security.ssl.cert_file`?"),
         ("security: {authentication: {secretkey: 1}}", f"did you mean `{JWT_SECRET}`?"),
         ("servr: {port: 1}", "unknown key `servr`; did you mean `server`?"),
