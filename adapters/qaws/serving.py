@@ -17,10 +17,12 @@ import anyio.abc
 from qaws_proto import ConfigError, WebSocketConfig
 
 from .server import ByteServer
+from .telemetry import log_event
 
 AdapterName = Literal["asyncio", "anyio"]
 Backend = Literal["asyncio", "uvloop", "trio"]
 
+LOGGER = logging.getLogger("qaws.listener")
 STOP = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,7 +73,10 @@ async def serve_until_signal(server: ByteServer) -> None:
         except OSError as error:
             raise ConfigError(f"cannot listen on {error.filename}: {error.strerror or error}") from None
         for url in server.urls:
-            print(f"listening on {url}", file=sys.stderr, flush=True)
+            if server.config.logging.format == "json":  # whoever reads the lines gets no other ones
+                log_event(LOGGER, logging.INFO, "listening", url=url)
+            else:
+                print(f"listening on {url}", file=sys.stderr, flush=True)
         async with anyio.create_task_group() as group:
             stopping = False
             async for number in received:
