@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .records import StoredSession
+from .records import StoredSession, kind
 
 
 class ConnectionOpened(NamedTuple):
@@ -19,6 +19,9 @@ class BytesReceived(NamedTuple):
 
     connection: int
     data: bytes
+
+    def __repr__(self) -> str:  # they may hold a token (C12)
+        return f"BytesReceived(connection={self.connection}, data=<{len(self.data)} bytes>)"
 
 
 class RequestReceived(NamedTuple):
@@ -46,6 +49,9 @@ class MessageReceived(NamedTuple):
 
     connection: int
     data: str | bytes
+
+    def __repr__(self) -> str:  # it may hold a token (C12)
+        return f"MessageReceived(connection={self.connection}, data=<{type(self.data).__name__} of {len(self.data)}>)"
 
 
 class CloseReceived(NamedTuple):
@@ -101,6 +107,9 @@ class RunChunk(NamedTuple):
     run_id: str
     content: object
 
+    def __repr__(self) -> str:  # what is no text was refused, and is nobody's to see (C12)
+        return f"RunChunk({self.run_id!r}, {_text(self.content)})"
+
 
 class RunStep(NamedTuple):
     """An agent told what it does. `kind` is `reasoning`, `tool_started` or `tool_finished`."""
@@ -119,6 +128,9 @@ class RunFinished(NamedTuple):
     reasoning_steps: tuple[str, ...] = ()
     tools_used: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:  # as above
+        return f"RunFinished({self.run_id!r}, {_text(self.content)}, {self.reasoning_steps!r}, {self.tools_used!r})"
+
 
 class RunFailed(NamedTuple):
     """An agent raised, or ended a cancelled run. `cause` goes into the note untouched, and nowhere else.
@@ -130,6 +142,9 @@ class RunFailed(NamedTuple):
     cause: BaseException | None = None
     reason: str | None = None
     retry_after: float | None = None
+
+    def __repr__(self) -> str:  # the text of an exception may hold secrets (C12)
+        return f"RunFailed({self.run_id!r}, {kind(self.cause)}, {self.reason!r}, {self.retry_after!r})"
 
 
 class StoreOpened(NamedTuple):
@@ -153,6 +168,9 @@ class SaveFailed(NamedTuple):
     batch: int
     cause: BaseException | None = None
 
+    def __repr__(self) -> str:  # as above
+        return f"SaveFailed({self.batch!r}, {kind(self.cause)})"
+
 
 class SessionLoaded(NamedTuple):
     """What a store has of the session of a `LoadSession`; None where it has none."""
@@ -169,6 +187,9 @@ class LoadFailed(NamedTuple):
     session_id: str
     cause: BaseException | None = None
 
+    def __repr__(self) -> str:  # as above
+        return f"LoadFailed({self.owner!r}, {self.session_id!r}, {kind(self.cause)})"
+
 
 class DrainRequested(NamedTuple):
     """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
@@ -176,6 +197,10 @@ class DrainRequested(NamedTuple):
 
 class StopRequested(NamedTuple):
     """The node should stop now: runs are cancelled, connections closed with 1001."""
+
+
+def _text(content: object) -> str:
+    return repr(content) if content is None or type(content) is str else f"<{type(content).__qualname__}>"
 
 
 ConnectionInput = (
