@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .records import Record
+from .records import Record, kind
 from .trace_context import TraceContext
 
 Scalar = str | int | float | bool | None
@@ -145,6 +145,10 @@ class Note(NamedTuple):
     name: str
     fields: Mapping[str, Scalar]
     cause: BaseException | None = None
+
+    def __repr__(self) -> str:  # the text of an exception may hold secrets (C12)
+        what = f"{self.topic!r}, {self.level!r}, {self.name!r}, {dict(self.fields)!r}"
+        return f"Note({what}, {kind(self.cause)})"
 
 
 class Drained(NamedTuple):

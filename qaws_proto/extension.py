@@ -14,6 +14,8 @@ from .effects import Note, Outbox, Scalar
 from .events import ClientEvent, ServerEvent
 from .faults import Fault
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 
 class EventContext:
     """What the handler of an event may use: who sent it, when, and how to answer."""
@@ -46,7 +48,9 @@ class EventContext:
         self._connection.refuse(Refusal(fault, retry_after, text), self.now, self.event)
 
     def note(self, name: str, level: str = "INFO", **fields: Scalar) -> None:
-        """Tell the operator something."""
+        """Tell the operator something. Raises ValueError for a level that is none of the standard ones."""
+        if level not in LEVELS:
+            raise ValueError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
         self._outbox.add(Note("message", level, name, {"connection": self._connection.number, **fields}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .records import StoredSession
+from .records import StoredSession, kind
 
 
 class ConnectionOpened(NamedTuple):
@@ -23,6 +23,9 @@ class BytesReceived(NamedTuple):
 
     connection: int
     data: bytes
+
+    def __repr__(self) -> str:  # they may hold a token (C12)
+        return f"BytesReceived(connection={self.connection}, data=<{len(self.data)} bytes>)"
 
 
 class RequestReceived(NamedTuple):
@@ -50,6 +53,9 @@ class MessageReceived(NamedTuple):
 
     connection: int
     data: str | bytes
+
+    def __repr__(self) -> str:  # it may hold a token (C12)
+        return f"MessageReceived(connection={self.connection}, data=<{type(self.data).__name__} of {len(self.data)}>)"
 
 
 class CloseReceived(NamedTuple):
@@ -105,6 +111,9 @@ class RunChunk(NamedTuple):
     run_id: str
     content: object
 
+    def __repr__(self) -> str:  # what is no text was refused, and is nobody's to see (C12)
+        return f"RunChunk({self.run_id!r}, {_text(self.content)})"
+
 
 class RunStep(NamedTuple):
     """An agent told what it does. `kind` is `reasoning`, `tool_started` or `tool_finished`."""
@@ -128,6 +137,9 @@ class RunFinished(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
 
+    def __repr__(self) -> str:  # as above
+        return f"RunFinished({self.run_id!r}, {_text(self.content)}, {self.reasoning_steps!r}, {self.tools_used!r})"
+
 
 class RunFailed(NamedTuple):
     """An agent raised, or ended a cancelled run. `cause` goes into the note untouched, and nowhere else.
@@ -139,6 +151,9 @@ class RunFailed(NamedTuple):
     cause: BaseException | None = None
     reason: str | None = None
     retry_after: float | None = None
+
+    def __repr__(self) -> str:  # the text of an exception may hold secrets (C12)
+        return f"RunFailed({self.run_id!r}, {kind(self.cause)}, {self.reason!r}, {self.retry_after!r})"
 
 
 class StoreOpened(NamedTuple):
@@ -162,6 +177,9 @@ class SaveFailed(NamedTuple):
     batch: int
     cause: BaseException | None = None
 
+    def __repr__(self) -> str:  # as above
+        return f"SaveFailed({self.batch!r}, {kind(self.cause)})"
+
 
 class SessionLoaded(NamedTuple):
     """What a store has of the session of a `LoadSession`; None where it has none."""
@@ -177,6 +195,9 @@ class LoadFailed(NamedTuple):
     owner: str
     session_id: str
     cause: BaseException | None = None
+
+    def __repr__(self) -> str:  # as above
+        return f"LoadFailed({self.owner!r}, {self.session_id!r}, {kind(self.cause)})"
 
 
 class MetricsCollected(NamedTuple):
@@ -196,6 +217,10 @@ class DrainRequested(NamedTuple):
 
 class StopRequested(NamedTuple):
     """The node should stop now: runs are cancelled, connections closed with 1001."""
+
+
+def _text(content: object) -> str:
+    return repr(content) if content is None or type(content) is str else f"<{type(content).__qualname__}>"
 
 
 ConnectionInput = (

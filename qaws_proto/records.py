@@ -49,3 +49,8 @@ class StoredSession(NamedTuple):
     payloads: tuple[bytes, ...]  # its newest events up to `head`, within `sessions.max_events` and `max_bytes`
     known: tuple[tuple[str, str], ...] = ()  # message id and run id, the newest `sessions.known_ids`, oldest first
     unfinished: tuple[RunRecord, ...] = ()  # in the order in which they were accepted
+
+
+def kind(error: BaseException | None) -> str:
+    """An exception as it may be shown: by its type, for its text may hold secrets (C12)."""
+    return "None" if error is None else f"<{type(error).__qualname__}>"

@@ -397,6 +397,17 @@ def with_handler(handler: Callable[[EventContext, Any], None], **sections: Any) 
     return NodeUnderTest(configure(**sections), events=[EventType(Note, handler), EventType(Free, handler)])
 
 
+def test_a_note_of_a_user_has_a_level_of_the_log() -> None:
+    def handler(context: EventContext, event: Note | Free) -> None:
+        context.note("noted", "info")
+
+    node = with_handler(handler)
+    client = node.connect()
+    client.send({"type": "note", "text": "abc"})
+    client.expect_error("INTERNAL")
+    assert isinstance(node.note("handler_failed").cause, ValueError)
+
+
 def test_an_event_of_a_user_is_parsed_counted_and_handled() -> None:
     seen: list[object] = []
 

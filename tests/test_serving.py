@@ -304,3 +304,16 @@ def test_D6_check_says_what_serve_would_refuse(section: str, said: str, tmp_path
     (line,) = done.stderr.splitlines()
     assert line.startswith("qaws: ")
     assert said in line
+
+
+def test_in_json_every_line_is_an_object_from_the_first_to_the_last(tmp_path: Path) -> None:
+    (tmp_path / "json.yaml").write_text("websocket: {logging: {format: json}}\n")
+    with serving(*arguments(CHOICES[0], "--config", "json.yaml"), cwd=str(tmp_path)) as server:
+        with connect_sync(server.url) as client:
+            client.send('{"type":"chat_message","content":"?"}')
+            while json.loads(client.recv(PATIENCE))["type"] != "agent_response":
+                pass
+        server.logged('"closed"')
+    lines = [json.loads(line) for line in server.log]
+    assert [line["event"] for line in lines] == ["listening", "opened", "run_ended", "closed", "draining", "drained"]
+    assert lines[2]["end"] == "completed"

@@ -17,10 +17,12 @@ import anyio.abc
 from qaws_proto import ConfigError, WebSocketConfig
 
 from .server import ByteServer
+from .telemetry import log_event
 
 AdapterName = Literal["asyncio", "anyio"]
 Backend = Literal["asyncio", "uvloop", "trio"]
 
+LOGGER = logging.getLogger("qaws.listener")
 STOP = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,9 +73,9 @@ async def serve_until_signal(server: ByteServer) -> None:
         except OSError as error:
             raise ConfigError(f"cannot listen on {error.filename}: {error.strerror or error}") from None
         for url in server.urls:
-            print(f"listening on {url}", file=sys.stderr, flush=True)
+            _announce(server, "listening", "listening on", url)
         for url in server.metrics_urls:
-            print(f"metrics at {url}", file=sys.stderr, flush=True)
+            _announce(server, "metrics_listening", "metrics at", url)
         async with anyio.create_task_group() as group:
             stopping = False
             async for number in received:

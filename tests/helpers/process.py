@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-READY = re.compile(r"^listening on (wss?(?:://|\+unix:)\S+)$")
+READY = re.compile(
+    r'(?:listening on |.*"event":"listening","url":")(wss?(?:://|\+unix:)[^"\s]+)'
+)  # in text, and in JSON
 PATIENCE = 30  # seconds for a process to say that it is ready, or to end
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from qaws_proto.config import LoggingConfig
 from qaws_proto.effects import Note
@@ -67,13 +68,27 @@ def _write(
     logger: logging.Logger, level: int, event: str, fields: Mapping[str, object], cause: BaseException | None,
     *, texts: bool,
 ) -> None:  # fmt: skip
-    lines = [" ".join([_name(event), *(f"{_name(key)}={printable(value)}" for key, value in fields.items())])]
     extra: dict[str, object] = {"event": event, "fields": {key: bounded(value) for key, value in fields.items()}}
     errors: tuple[Raised, ...] = () if cause is None else raised(cause, texts=texts)
     if errors:
         extra["raised"] = errors
-        lines += [line for error in errors for line in error.lines()]
-    logger.log(level, "%s", "\n".join(lines), extra=extra)
+    logger.log(level, "%s", _Text(event, fields, errors), extra=extra)
+
+
+class _Text(NamedTuple):
+    """What happened as text, made where a handler wants text."""
+
+    event: str
+    fields: Mapping[str, object]
+    errors: tuple[Raised, ...]
+
+    def __str__(self) -> str:
+        pairs = (f"{_name(key)}={printable(value)}" for key, value in self.fields.items())
+        line = " ".join([_name(self.event), *pairs])
+        return "\n".join([line, *(line for error in self.errors for line in error.lines())])
+
+    def __repr__(self) -> str:  # what handlers show of a record's arguments
+        return str(self)
 
 
 def _name(name: str) -> str:

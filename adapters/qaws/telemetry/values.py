@@ -11,6 +11,9 @@ from qaws_proto.effects import Scalar
 VALUE_LENGTH = 512  # bytes of one value in a log line (M7)
 INTEGER_BITS = 1024  # of a number that is written in digits
 
+PLAIN_LENGTH = VALUE_LENGTH - 2  # of a text that is its own JSON, between quotes
+
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -38,7 +41,7 @@ def printable(value: object) -> str:
 
     Texts that could be taken for more than one value are quoted, with backslashes before quotes and backslashes.
     """
-    whole = text_of(value)
+    whole = value if type(value) is str else text_of(value)
     text = whole[:VALUE_LENGTH]  # no more can be shown of it
     if not text.isprintable():  # control characters, and U+2028 and its like
         text = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
@@ -55,6 +58,8 @@ def json_of(value: object) -> str:
 
     Not only control characters are escaped, but all that is not printable. A number that JSON has not is a text.
     """
+    if type(value) is str and len(value) < PLAIN_LENGTH and _PLAIN.fullmatch(value):
+        return f'"{value}"'
     if type(value) is int and value.bit_length() <= INTEGER_BITS:
         return str(value)
     if value is None or type(value) in (bool, float):
