@@ -331,7 +331,7 @@ class MetricsConfig(Section):
         description="an address of its own for `/metrics`, `/healthz` and `/readyz`, as in `server.listen`; "
         "then `/metrics` is 404 elsewhere",
     )
-    max_connections: Count = Field(default=32, description="sockets at that address at once; more are dropped (H14)")
+    scrapers: Count = Field(default=32, description="sockets at that address at once; more are dropped (H14)")
     timeout: Seconds = Field(default=5, description="seconds to collect them; then the answer is 503")
     lag_interval: Seconds = Field(default=1, description="seconds between two looks at how late the event loop is")
 

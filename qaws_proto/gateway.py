@@ -225,7 +225,7 @@ class Gateway:
         refused = None if internal else self._node.gate.admit_socket(peer)
         crowded = refused is not None and census.knocking.total >= 2 * self._config.limits.handshakes
         if internal:
-            crowded = census.scraping.total >= self._config.metrics.max_connections
+            crowded = census.scraping.total >= self._config.metrics.scrapers
         self._node.counts.crowded += crowded
         if crowded or (self._drained and not link.framed):  # a host that goes on without this node is told so
             self._outbox.add(DropConnection(number))

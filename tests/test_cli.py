@@ -316,6 +316,17 @@ def test_D6_a_port_in_use_is_told_by_its_number() -> None:
 
 
 @pytest.mark.row("D6")
+def test_D6_an_address_for_metrics_that_is_in_use_is_told_with_its_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        file = tmp_path / "agent_config.yaml"
+        file.write_text(f"websocket: {{metrics: {{listen: '{address}'}}}}")
+        result = run("serve", "--no-auth", "--host", "127.0.0.1", "--port", "0", "--config", str(file))
+        refused(result, f"metrics.listen: cannot listen on {address}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.row("D6")
 def test_D6_allow_public_and_allow_weak_secret_are_the_flags_for_it() -> None:
     with serve("--no-auth", "--allow-public", "--host", "0.0.0.0") as server:
         assert server.url.startswith("ws://0.0.0.0:")

@@ -440,7 +440,8 @@ def test_settings_named_in_the_text_exist() -> None:
 def test_shown_files_are_configurations(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "agent_config.yaml"
     file.write_text(block.text, "utf-8")
-    settings = load(file, environ={"WEBSOCKET_JWT_SECRET": "s" * 48}, dotenv=None)
+    secrets = {"WEBSOCKET_JWT_SECRET": "s" * 48, "METRICS_TOKEN": "t" * 48}
+    settings = load(file, environ=secrets, dotenv=None)
     settings.config.require_safe()
     ours = [source for source in settings.sources.values() if source.startswith(f"{file}:")]
     assert len(ours) > 1

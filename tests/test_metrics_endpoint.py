@@ -275,7 +275,7 @@ def test_an_address_of_its_own_serves_metrics_and_health_and_nothing_else() -> N
 
 @pytest.mark.row("H14")
 def test_a_flood_of_clients_leaves_the_address_of_metrics_alone_which_has_bounds_of_its_own() -> None:
-    node = own_address(max_connections=3)
+    node = own_address(scrapers=3)
     for number in range(6):
         node.open(f"192.0.2.{number}")
     assert node.gateway.counts.crowded == 2

@@ -97,6 +97,14 @@ async def serve_until_signal(server: ByteServer) -> None:
         os._exit(0)
 
 
+def _announce(server: ByteServer, event: str, text: str, url: str) -> None:
+    """Say where it is to be reached: whoever reads JSON lines gets no other ones."""
+    if server.config.logging.format == "json":
+        log_event(LOGGER, logging.INFO, event, url=url)
+    else:
+        print(f"{text} {url}", file=sys.stderr, flush=True)
+
+
 async def _drain(server: ByteServer, waiting: anyio.CancelScope) -> None:
     await server.stop()
     waiting.cancel()

@@ -20,7 +20,7 @@ from qaws.accepting import Acceptor
 from qaws.listening import Listener
 from qaws_proto.wire.client import Rejected
 
-from .byte_servers import ADAPTERS, PATIENCE, Adapter, Client, connected, echo, serving, tcp, until
+from .byte_servers import ADAPTERS, PATIENCE, Adapter, Client, connected, echo, rest, serving, tcp, until
 from .peers import open_config
 
 pytestmark = pytest.mark.anyio
@@ -191,6 +191,21 @@ async def test_a_unix_socket_that_a_dead_server_left_is_replaced(adapter: Adapte
     assert path.exists()
     async with serving(adapter, server={"listen": [f"unix:{path}"]}), connected(await anyio.connect_unix(path)) as one:
         assert await one.ask("hola") == "hola"
+
+
+async def test_a_unix_socket_for_metrics_alone(adapter: Adapter, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.sock"
+    async with serving(adapter, metrics={"listen": f"unix:{path}"}, server={"unix_mode": "600"}) as server:
+        assert server.metrics_urls == [f"http+unix:{path}:/metrics"]
+        assert server.urls == [server.url]
+        assert path.stat().st_mode & 0o777 == 0o600
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"\nqaws_draining 0.0\n" in await rest(stream)
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await rest(stream)).startswith(b"HTTP/1.1 404 ")
+    assert not path.exists()
 
 
 @pytest.mark.row("D6")

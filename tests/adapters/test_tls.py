@@ -305,3 +305,20 @@ def test_a_record_is_read_in_pieces(authority: Authority, issued: Issued) -> Non
     assert [server.read(4096), server.read(4096), server.read(4096), server.read(4096)] == [
         b"x" * 4096, b"x" * 4096, b"x" * 1808, None,
     ]  # fmt: skip
+
+
+async def test_metrics_at_an_address_of_their_own_are_encrypted_too(
+    adapter: Adapter, authority: Authority, issued: Issued
+) -> None:
+    sections = {"security": {"ssl": issued.section()}, "metrics": {"listen": "127.0.0.1:0"}}
+    async with serving(adapter, **sections) as server:
+        (url,) = server.metrics_urls
+        assert url.startswith("https://127.0.0.1:")
+        port = int(url.removesuffix("/metrics").rpartition(":")[2])
+        async with await anyio.connect_tcp(
+            "127.0.0.1", port, tls_hostname="localhost", ssl_context=authority.trusting()
+        ) as stream:
+            await stream.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await rest(stream)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\nqaws_connections_active 0.0\n" in answer

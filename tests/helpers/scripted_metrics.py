@@ -58,6 +58,7 @@ def eventful() -> Metrics:
     metrics.note(Note("control", "WARNING", "user_blocked", {}))
     metrics.note(Note("security", "INFO", "limit_dry_run", {"limit": "user"}))
     metrics.note(Note("security", "INFO", "keys_loaded", {}))
+    metrics.note(Note("security", "ERROR", "keys_failed", {}))
     metrics.note(Note("node", "ERROR", "save_failed", {}))
     metrics.store_answered("save", 0.01, failed=True)
     return metrics

@@ -171,7 +171,7 @@ class Metrics:
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
+    return GaugeMetricFamily(name, text, value=float(value))
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], values: dict[str, int]) -> Metric:

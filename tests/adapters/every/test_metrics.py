@@ -116,3 +116,11 @@ async def test_an_address_that_is_in_use_is_named(adapter: Adapter) -> None:
             with pytest.raises(ConfigError, match=rf"metrics.listen: cannot listen on {address}: .*in use"):
                 async with app.lifespan():
                     pass
+
+
+async def test_the_event_loop_is_looked_at_as_often_as_is_set(adapter: Adapter) -> None:
+    async with serving(adapter, metrics={"lag_interval": 0.01}) as node:
+        while (await scrape(url(node))).samples[series("qaws_event_loop_lag_seconds_count")] < 2:
+            pass
+    async with serving(adapter, metrics={"lag_interval": 3600}) as node:
+        assert (await scrape(url(node))).samples[series("qaws_event_loop_lag_seconds_count")] == 0
