@@ -73,9 +73,9 @@ async def serve_until_signal(server: ByteServer) -> None:
         except OSError as error:
             raise ConfigError(f"cannot listen on {error.filename}: {error.strerror or error}") from None
         for url in server.urls:
-            _announce(server, "listening", "listening on", url)
+            _announce(server, "listening on", url)
         for url in server.metrics_urls:
-            _announce(server, "metrics_listening", "metrics at", url)
+            _announce(server, "metrics at", url)
         async with anyio.create_task_group() as group:
             stopping = False
             async for number in received:
@@ -97,10 +97,10 @@ async def serve_until_signal(server: ByteServer) -> None:
         os._exit(0)
 
 
-def _announce(server: ByteServer, event: str, text: str, url: str) -> None:
+def _announce(server: ByteServer, text: str, url: str) -> None:
     """Say where it is to be reached: whoever reads JSON lines gets no other ones."""
     if server.config.logging.format == "json":
-        log_event(LOGGER, logging.INFO, event, url=url)
+        log_event(LOGGER, logging.INFO, "listening", url=url)
     else:
         print(f"{text} {url}", file=sys.stderr, flush=True)
 
