@@ -386,7 +386,14 @@ class WebSocketManager:
         reply = answer if isinstance(answer, AgentReply) else AgentReply(cast(str, answer))
         if reply.content is None:
             return RunFailed(run.run_id, TypeError("the agent answered None: is there a `return` missing?"))
-        return RunFinished(run.run_id, reply.content, _tuple(reply.reasoning_steps), _tuple(reply.tools_used))
+        return RunFinished(
+            run.run_id,
+            reply.content,
+            _tuple(reply.reasoning_steps),
+            _tuple(reply.tools_used),
+            reply.input_tokens,
+            reply.output_tokens,
+        )
 
     async def _emit(self, run_id: str, active: _ActiveRun, piece: object) -> None:
         """A piece or a step for the node. Waits while the node wants no more, and now and then for the others."""

@@ -19,7 +19,7 @@ from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
 from .dry_run import DryRun
 from .origins import Origins
-from .rates import NODE, Rates
+from .rates import NODE, Over, Rates
 from .tokens import ANONYMOUS, Principal, TokenVerifier
 
 SUBPROTOCOL = "qaws.v1"
@@ -142,15 +142,16 @@ class Gate:
 
     def admit_event(self, passage: Passage) -> Refusal | None:
         """Ask the rates and every check of an event, in order; one that passes them all is counted (R1, R4)."""
-        counted = passage.event.counted and self.config.security.rate_limiting.enabled
-        account, key, mono = self.account(passage.principal, passage.address_key), passage.address_key, passage.now.mono
-        over = self.rates.over(account, key, mono) if counted else []
+        over: list[Over] | None = None  # of what is counted
+        if passage.event.counted and self.config.security.rate_limiting.enabled:
+            account, mono = self.account(passage.principal, passage.address_key), passage.now.mono
+            over = self.rates.over(account, passage.address_key, mono)
         if over and not all(self.dry_run.excuses(*limit, mono) for limit in over):
             fault = Fault.NODE_RATE if all(limit.key == NODE for limit in over) else Fault.RATE_LIMIT
             return Refusal(fault, max(limit.wait for limit in over))
         refused = next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
-        if refused is None and counted and not over:
-            self.rates.count(account, key, mono)
+        if refused is None and over == []:
+            self.rates.count(account, passage.address_key, mono)
         return refused
 
     def account(self, principal: Principal, address_key: str) -> str:

@@ -13,7 +13,7 @@ SECOND = 1.0
 OVERFLOW = "\0overflow"  # no user id and no address has this name
 PACKED = 32  # times of a key up to which they are bytes: an array takes twice as much, and is not copied
 
-_LAST = Struct("d")  # packed times end in it
+_TIME = Struct("d")  # packed
 
 
 class SlidingWindows:
@@ -44,13 +44,12 @@ class SlidingWindows:
             held = None if self._has_room(mono) else self._times.get(OVERFLOW)
             if held is None:
                 return 0.0
-        times = memoryview(held).cast("d") if type(held) is bytes else held
-        opens = -inf
-        if per_minute is not None and len(times) >= per_minute:
-            opens = times[-per_minute] + MINUTE
-        if per_second is not None and len(times) >= per_second:
-            opens = max(opens, times[-per_second] + SECOND)
-        return seconds_until(opens, mono)
+        size, opens = len(held) // 8 if type(held) is bytes else len(held), -inf
+        if per_minute is not None and size >= per_minute:
+            opens = _nth_last(held, per_minute) + MINUTE
+        if per_second is not None and size >= per_second:
+            opens = max(opens, _nth_last(held, per_second) + SECOND)
+        return 0.0 if opens <= mono else seconds_until(opens, mono)
 
     def count(self, key: str, mono: float) -> None:
         """One is let in."""
@@ -71,7 +70,7 @@ class SlidingWindows:
         if mono < self._search_at:
             return False
         self._search_at = mono + SECOND
-        kept = [key for key, times in self._times.items() if _last(times) + MINUTE > mono]
+        kept = [key for key, times in self._times.items() if _nth_last(times, 1) + MINUTE > mono]
         if len(kept) < len(self._times):
             # Filled anew: a dict that keys were deleted from would grow to twice its size.
             values = [self._times[key] for key in kept]
@@ -90,8 +89,8 @@ def seconds_until(opens: float, now: float) -> float:
     return milliseconds / 1000
 
 
-def _last(times: bytes | array[float]) -> float:
-    last: float = _LAST.unpack(times[-8:])[0] if type(times) is bytes else times[-1]
+def _nth_last(times: bytes | array[float], number: int) -> float:
+    last: float = _TIME.unpack_from(times, len(times) - number * 8)[0] if type(times) is bytes else times[-number]
     return last
 
 

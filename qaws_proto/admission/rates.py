@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..config import WebSocketConfig
@@ -19,14 +18,6 @@ class Over(NamedTuple):
     wait: float
 
 
-class _Limit(NamedTuple):
-    name: str
-    windows: SlidingWindows
-    key: str
-    per_minute: int | None
-    per_second: int | None
-
-
 class Rates:
     """Looks first and counts at the end: what one limit refuses is charged to none."""
 
@@ -39,16 +30,26 @@ class Rates:
 
     def over(self, account: str, address_key: str, mono: float) -> list[Over]:
         """The limits that have no room for a message now; none of them is charged."""
-        return [
-            Over(name, key, wait)
-            for name, windows, key, per_minute, per_second in self._limits(account, address_key)
-            if (wait := windows.wait(key, mono, per_minute, per_second)) > 0
-        ]
+        rates, full = self._config.security.rate_limiting, []
+        wait = self._users.wait(account, mono, rates.requests_per_minute, rates.burst_size)
+        if wait:
+            full.append(Over("user_rate", account, wait))
+        a_minute, a_second = rates.address_requests_per_minute, rates.address_burst_size
+        if (a_minute or a_second) and (wait := self._addresses.wait(address_key, mono, a_minute, a_second)):
+            full.append(Over("address_rate", address_key, wait))
+        a_minute, a_second = rates.node_requests_per_minute, rates.node_burst_size
+        if (a_minute or a_second) and (wait := self._node.wait(NODE, mono, a_minute, a_second)):
+            full.append(Over("node_rate", NODE, wait))
+        return full
 
     def count(self, account: str, address_key: str, mono: float) -> None:
         """A message is let in."""
-        for limit in self._limits(account, address_key):
-            limit.windows.count(limit.key, mono)
+        rates = self._config.security.rate_limiting
+        self._users.count(account, mono)
+        if rates.address_requests_per_minute or rates.address_burst_size:
+            self._addresses.count(address_key, mono)
+        if rates.node_requests_per_minute or rates.node_burst_size:
+            self._node.count(NODE, mono)
 
     def connection_wait(self, address_key: str, mono: float) -> float:
         """Seconds until one more connection of the address is let in; 0.0 where it is now."""
@@ -59,14 +60,3 @@ class Rates:
         """A connection is let in. One over the limit, on trial, counts as little as if it had been refused."""
         if self._config.limits.connections_per_minute is not None and not self.connection_wait(address_key, mono):
             self._connections.count(address_key, mono)
-
-    def _limits(self, account: str, address_key: str) -> Iterator[_Limit]:
-        """Those of messages that are set."""
-        rates = self._config.security.rate_limiting
-        yield _Limit("user_rate", self._users, account, rates.requests_per_minute, rates.burst_size)
-        a_minute, a_second = rates.address_requests_per_minute, rates.address_burst_size
-        if a_minute is not None or a_second is not None:
-            yield _Limit("address_rate", self._addresses, address_key, a_minute, a_second)
-        a_minute, a_second = rates.node_requests_per_minute, rates.node_burst_size
-        if a_minute is not None or a_second is not None:
-            yield _Limit("node_rate", self._node, NODE, a_minute, a_second)

@@ -327,7 +327,7 @@ class Client:
     def _error(self, event: ErrorEvent, now: Now) -> None:
         """An error that is not of the session's log."""
         wait = seconds((event.details or {}).get("retry_after"))
-        self._comeback.wait(wait, now)
+        self._comeback.wait(wait, now, of_message=event.correlation_id is not None)
         if event.error_code in _AUTH_CODES:
             self._comeback.said = event
         elif event.correlation_id is not None:

@@ -89,6 +89,7 @@ class Comeback:
         "_failures",
         "_flowed",
         "_flowing_since",
+        "_message_not_before",
         "_not_before",
         "_refusals",
         "reconnect_after",
@@ -107,12 +108,20 @@ class Comeback:
         """There is another attempt."""
         self._flowing_since: float | None = None
         self._not_before = float("-inf")  # on the monotonic clock
+        self._message_not_before = float("-inf")  # the same for a message that was refused
         self.reconnect_after = 0.0  # seconds, from the end of the connection, that the server asked for
         self.said: ErrorEvent | None = None  # what the server said of our token
 
-    def wait(self, wait: float, now: Now) -> None:
-        """The server asks for so many seconds from now."""
-        self._not_before = max(self._not_before, now.mono + wait)
+    def wait(self, wait: float, now: Now, *, of_message: bool = False) -> None:
+        """The server asks for so many seconds from now.
+
+        What it asks of one message, the newest of them, counts for connections only where it closes with `LATER`: one
+        that is lost while the budget of a day is spent comes back as soon as any other.
+        """
+        if of_message:
+            self._message_not_before = now.mono + wait
+        else:
+            self._not_before = max(self._not_before, now.mono + wait)
 
     def known(self) -> None:
         """The server knows the user."""
@@ -138,7 +147,8 @@ class Comeback:
             self._refusals += not established
             if not self._config.token or self._refusals >= TOKEN_REFUSALS:
                 return self._unauthorized(fault)
-        wait = max(self._not_before - now.mono, self.reconnect_after, 0.0)
+        not_before = max(self._not_before, self._message_not_before) if retry is Retry.LATER else self._not_before
+        wait = max(not_before - now.mono, self.reconnect_after, 0.0)
         enough = self._config.max_attempts is not None and self._failures >= self._config.max_attempts
         hopeless = not (self._config.insist or self._flowed or retry is Retry.NEW_TOKEN)
         if retry is Retry.NO or enough or hopeless or not self._config.reconnect:

@@ -20,6 +20,7 @@ from agno.agent import Agent
 from agno.db.base import BaseDb
 from agno.db.in_memory import InMemoryDb
 from agno.db.json import JsonDb
+from agno.metrics import MessageMetrics
 from agno.models.base import Model
 from agno.models.openai.like import OpenAILike
 from agno.models.response import ModelResponse
@@ -33,7 +34,7 @@ from websockets.asyncio.client import connect
 
 from qaws import AgentError, WebSocketManager
 from qaws.agents import Agent as AnyAgent
-from qaws.agents import AgentStep, load_agent
+from qaws.agents import AgentReply, AgentStep, RunContext, load_agent
 from qaws.agents.agno import _Events
 from qaws.agents.bridge import BRIDGE
 from qaws_proto.inputs import WriteBlocked
@@ -158,6 +159,24 @@ async def test_an_agent_tells_text_reasoning_and_tools(stream: bool, anyio_backe
         if stream
         else []
     )
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_the_tokens_of_a_run_come_with_the_answer(counted: bool, anyio_backend: str) -> None:
+    def usage(read: int, written: int) -> MessageMetrics | None:
+        return MessageMetrics(input_tokens=read, output_tokens=written) if counted else None
+
+    model = scripted(
+        [calls("add", '{"a": 1, "b": 2}'), Said(response_usage=usage(5, 1))],
+        [Said(content="It is 3"), Said(response_usage=usage(10, 2))],
+    )
+
+    async def emit(piece: object) -> None:
+        assert piece is not None
+
+    agent = AnyAgent(Agent(model=model, tools=[add]), threads=1)
+    reply = await agent.run("1 + 2?", RunContext("r", "s", "ana"), emit, lambda: None)
+    assert reply == (AgentReply("It is 3", (), (), 15, 3) if counted else AgentReply("It is 3"))
 
 
 async def test_steps_of_reasoning_are_told(anyio_backend: str) -> None:

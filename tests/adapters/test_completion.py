@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qaws import AgentFailure, AgentStep
 from qaws.agents.completion import Answer, retry_after
 from qaws.agents.sse import EventReader, EventTooLong
-from tests.helpers.openai_server import DONE, chunk
+from tests.helpers.openai_server import DONE, chunk, event
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,3 +181,36 @@ NUMBERS = st.integers(min_value=-(10**30), max_value=10**30)
 def test_no_date_is_too_odd(text: str) -> None:
     wait = retry_after({"retry-after": text}, NOW.timestamp())
     assert wait is None or wait >= 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 12, "completion_tokens": 0}, (12, 0)),
+        ({"completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}}, (None, 3)),
+        ({"prompt_tokens": -1, "completion_tokens": "3"}, (None, None)),
+        ({"prompt_tokens": 1.5, "completion_tokens": True}, (None, None)),
+        ({}, (None, None)),
+        ([12, 3], (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_tokens_are_what_the_server_counts_and_nothing_else(
+    usage: object, tokens: tuple[int | None, int | None]
+) -> None:
+    answer = Answer("host")
+    answer.begin(200, {}, 0.0)
+    stream = [chunk("Hello"), chunk(finish="stop"), event({"choices": [], "usage": usage}), DONE]
+    assert [piece for data in stream for piece in answer.feed(data)] == ["Hello"]
+    assert list(answer.end()) == []
+    assert (answer.input_tokens, answer.output_tokens) == tokens
+
+
+def test_of_numbers_that_grow_with_the_answer_the_newest_count() -> None:
+    answer = Answer("host")
+    answer.begin(200, {}, 0.0)
+    for written in (1, 2, 7):
+        usage = {"prompt_tokens": 5, "completion_tokens": written}
+        choice = {"delta": {"content": "x"}}
+        assert list(answer.feed(event({"choices": [choice], "usage": usage}))) == ["x"]
+    assert (answer.input_tokens, answer.output_tokens) == (5, 7)

@@ -16,6 +16,7 @@ import pytest
 from agents.items import ModelResponse as OpenAIResponse
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -29,7 +30,9 @@ from openai.types.responses import (
     ResponseOutputText,
     ResponseReasoningTextDeltaEvent,
     ResponseTextDeltaEvent,
+    ResponseUsage,
 )
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAI
 from pydantic_ai import DeferredToolRequests, ModelRetry
@@ -38,7 +41,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolC
 from pydantic_ai.models.test import TestModel
 
 from qaws import AgentError
-from qaws.agents import Agent, RunContext, load_agent
+from qaws.agents import PIECES, Agent, AgentReply, RunContext, load_agent
 from qaws.agents.bridge import BRIDGE
 from qaws.agents.frameworks import adapted, framework_of
 from qaws.agents.memory import name_of
@@ -141,11 +144,13 @@ class ChatModel(BaseChatModel):
             yield chunk("Let me see: ")
             yield chunk("", name="add", args='{"a": 1,', id="c1")
             yield chunk("", name=None, args=' "b": 2}', id=None)
+            yield chunk("", usage={"input_tokens": 5, "output_tokens": 1, "total_tokens": 6})
         elif question == "99 + 2?":
             yield chunk("", name="add", args='{"a": 99, "b": 2}', id="c1")
         elif question == "3":
             yield chunk("it is ")
             yield chunk("3")
+            yield chunk("", usage={"input_tokens": 10, "output_tokens": 2, "total_tokens": 12})
         else:
             yield chunk("so far")
             for _number in range(100 if question == "much" else 0):
@@ -156,9 +161,9 @@ class ChatModel(BaseChatModel):
                 raise ValueError("quota")
 
 
-def chunk(content: Any, **call: str | None) -> ChatGenerationChunk:
+def chunk(content: Any, *, usage: UsageMetadata | None = None, **call: str | None) -> ChatGenerationChunk:
     calls: Any = [{**call, "index": 0, "type": "tool_call_chunk"}] if call else []
-    return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls))
+    return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, usage_metadata=usage))
 
 
 def langgraph_agent(heard: Heard) -> object:
@@ -221,9 +226,17 @@ class OpenAIModel(openai_agents.Model):
             )
         response = Response(
             id="x", created_at=0, model="scripted", object="response", output=output, parallel_tool_calls=False,
-            tool_choice="auto", tools=[],
+            tool_choice="auto", tools=[], usage=_usage(5, 1) if question == "1 + 2?" else _usage(10, 2),
         )  # fmt: skip
         yield ResponseCompletedEvent(response=response, sequence_number=0, type="response.completed")
+
+
+def _usage(read: int, written: int) -> ResponseUsage:
+    return ResponseUsage(
+        input_tokens=read, output_tokens=written, total_tokens=read + written,
+        input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+    )  # fmt: skip
 
 
 def _text(item: Any) -> str:
@@ -247,6 +260,30 @@ MAKERS: dict[str, Callable[[Heard], object]] = {
 @pytest.fixture(params=MAKERS)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+async def replied(agent: object, message: str) -> object:
+    """What is returned for a whole answer."""
+
+    async def emit(piece: object) -> None:
+        assert piece is not None
+
+    context = RunContext("r", "s", "ana")
+    return await Agent(agent, threads=1).run(message, context, emit, lambda: None)
+
+
+async def test_the_tokens_of_all_models_of_a_run_come_with_the_answer(framework: str, anyio_backend: str) -> None:
+    reply = await replied(MAKERS[framework](Heard()), "1 + 2?")
+    assert isinstance(reply, AgentReply)
+    assert reply.content == "Let me see: it is 3"
+    if framework == "pydantic-ai":  # its model of functions counts by itself
+        assert 0 < (reply.output_tokens or 0) < (reply.input_tokens or 0)
+    else:
+        assert (reply.input_tokens, reply.output_tokens) == (15, 3)
+
+
+async def test_where_nobody_counts_the_tokens_are_not_known(anyio_backend: str) -> None:
+    assert await replied(langgraph_agent(Heard()), "?") is PIECES
 
 
 async def test_an_agent_tells_text_reasoning_and_tools(framework: str, anyio_backend: str) -> None:

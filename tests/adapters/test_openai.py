@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from qaws import AgentError, AgentStep
+from qaws import AgentError, AgentFailure, AgentReply, AgentStep
 from qaws.agents import load_agent, openai
 from qaws.agents.completion import CUT_SHORT
 from qaws.agents.openai import OpenAIAgent
@@ -99,7 +99,7 @@ async def test_an_answer_is_streamed_piece_by_piece(model: ModelServer, anyio_ba
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.body == {
-        "model": "m1", "stream": True, "temperature": 0.5,
+        "model": "m1", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.5,
         "messages": [{"role": "system", "content": "Be brief."}, user("Hi")],
     }  # fmt: skip
 
@@ -230,6 +230,66 @@ async def test_streams_of_every_kind_are_understood(name: str, model: ModelServe
     assert model.requests[-1].body["messages"][1] == assistant("¡Hola!")
 
 
+# ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def counted(read: object, written: object) -> bytes:
+    """The event with the numbers of tokens; there are no choices in it."""
+    return event({"choices": [], "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": 0}})
+
+
+async def said_by(agent: OpenAIAgent) -> list[str | AgentStep | AgentReply]:
+    try:
+        return [piece async for piece in agent.chat("?")]
+    finally:
+        await agent.aclose()
+
+
+async def test_the_tokens_that_the_server_counts_come_with_the_whole_answer(model: ModelServer) -> None:
+    model.answers.append(Answer([chunk("Hel"), chunk("lo"), chunk(finish="stop"), counted(12, 2), DONE]))
+    assert await said_by(OpenAIAgent("m1", url=model.url)) == [
+        "Hel", "lo", AgentReply("Hello", input_tokens=12, output_tokens=2),
+    ]  # fmt: skip
+
+
+async def test_tokens_are_charged_to_the_budget(model: ModelServer, anyio_backend: str) -> None:
+    ends = [chunk("¡Hola!"), chunk(finish="stop"), counted(900, 101), DONE]
+    model.answers.extend([Answer(ends), Answer(ends)])
+    budget = {"unit": "tokens", "per_day": 2000, "reserve": 1000}
+    async with serving(OpenAIAgent("m1", url=model.url), anyio_backend, agent={"budget": budget}) as manager:
+        peer = Peer(manager)
+        assert (await asked(peer, stream=True)).content == "¡Hola!"
+        assert (await asked(peer)).error_code == "RATE_LIMIT"
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_does_not_know_how_to_count_is_asked_without(model: ModelServer, status: int) -> None:
+    model.answers.append(Answer([b"{}"], status=status, headers=JSON))
+    agent = OpenAIAgent("m1", url=model.url)
+    assert await said_by(agent) == ["Hello"]
+    assert await said_by(agent) == ["Hello"]
+    assert ["stream_options" in request.body for request in model.requests] == [True, False, False]
+
+
+async def test_a_request_that_is_wrong_in_itself_does_not_change_what_is_asked(model: ModelServer) -> None:
+    model.answers.extend([Answer([b"{}"], status=400, headers=JSON)] * 2)
+    agent = OpenAIAgent("m1", url=model.url)
+    with pytest.raises(AgentFailure) as caught:
+        await said_by(agent)
+    assert caught.value.reason == "refused"
+    assert await said_by(agent) == ["Hello"]
+    assert ["stream_options" in request.body for request in model.requests] == [True, False, True]
+
+
+async def test_what_the_parameters_say_of_it_holds(model: ModelServer) -> None:
+    model.answers.append(Answer([b"{}"], status=400, headers=JSON))
+    agent = OpenAIAgent("m1", url=model.url, parameters={"stream_options": {"include_usage": False}})
+    with pytest.raises(AgentFailure):
+        await said_by(agent)
+    assert [request.body["stream_options"] for request in model.requests] == [{"include_usage": False}]
+
+
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 BUSY, AWAY, REFUSED = Fault.AGENT_BUSY, Fault.AGENT_UNAVAILABLE, Fault.AGENT_REFUSED
@@ -285,7 +345,8 @@ async def test_a_failure_says_whether_to_ask_again_and_nothing_of_its_cause(
     name: str, model: ModelServer, anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     script, fault, wait = FAILURES[name]
-    model.answers.append(script)
+    asked_twice = script.status in (400, 422)  # a second time without what the server may not know
+    model.answers.extend([script] * (2 if asked_twice else 1))
     caplog.set_level(logging.INFO)
     agent = OpenAIAgent("m1", url=f"{model.url}?version=hush", key=KEY, system="hush")
     async with serving(agent, anyio_backend, logging={"log_agent_errors": True}) as manager:
@@ -407,7 +468,7 @@ async def test_a_stream_that_stays_open_behind_its_end_is_left(model: ModelServe
 def test_one_agent_serves_one_event_loop_after_the_other(backends: tuple[str, str], model: ModelServer) -> None:
     agent = OpenAIAgent("m1", url=model.url)
 
-    async def ask() -> list[str | AgentStep]:
+    async def ask() -> list[str | AgentStep | AgentReply]:
         try:
             return [piece async for piece in agent.chat("?")]
         finally:
@@ -422,14 +483,14 @@ def test_one_agent_serves_two_event_loops_at_once(model: ModelServer) -> None:
     model.answers.append(Answer([chunk("slow"), gate, chunk(finish="stop"), DONE]))
     agent = OpenAIAgent("m1", url=model.url)
 
-    async def ask_and_close() -> list[str | AgentStep]:
+    async def ask_and_close() -> list[str | AgentStep | AgentReply]:
         try:
             return [piece async for piece in agent.chat("?", session_id="other")]
         finally:
             await agent.aclose()
 
-    async def ask() -> list[str | AgentStep]:
-        said: list[str | AgentStep] = []
+    async def ask() -> list[str | AgentStep | AgentReply]:
+        said: list[str | AgentStep | AgentReply] = []
         with anyio.fail_after(20):
             async for piece in agent.chat("?"):
                 said.append(piece)

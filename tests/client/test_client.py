@@ -470,6 +470,23 @@ def test_who_is_over_the_rate_comes_back_when_it_is_over() -> None:
     under.expect_wait(7.25)
 
 
+def test_a_message_that_has_to_wait_for_long_holds_up_no_connection_that_is_lost() -> None:
+    under = welcomed()
+    under.ask("hi", "m1")
+    under.tell(error("RATE_LIMIT", correlation_id="m1", details={"retry_after": 40_000}))
+    under.close(1011)
+    under.expect_wait(0.25)
+
+
+def test_of_messages_that_have_to_wait_the_newest_tells_how_long() -> None:
+    under = welcomed()
+    for number, wait in enumerate((40_000, 9)):
+        under.ask("hi", f"m{number}")
+        under.tell(error("RATE_LIMIT", correlation_id=f"m{number}", details={"retry_after": wait}))
+    under.close(4429)
+    under.expect_wait(9.25)
+
+
 @pytest.mark.parametrize("wait", [-1, "soon", None, True, 1e999])
 def test_a_wait_that_is_none_is_not_waited_for(wait: object) -> None:
     under = welcomed()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import AgentReply, AgentStep, RunContext
 from .memory import name_of
-from .steps import Reasoning, text_of, tool_finished, tool_started
+from .steps import Reasoning, reply, text_of, tool_finished, tool_started
 
 if TYPE_CHECKING:
     from agno.agent import Agent
@@ -90,7 +90,7 @@ class _Events:
         end = self._end
         kind = None if end is None else end.event.removeprefix("Team")
         if kind == "RunCompleted":
-            return AgentReply("" if end.content is None else text_of(end.content))
+            return reply("" if end.content is None else text_of(end.content), end.metrics)
         if kind == "RunError":
             raise RuntimeError(f"the run failed: {end.error_type}: {end.content}")
         if kind == "RunCancelled":

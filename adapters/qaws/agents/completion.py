@@ -48,6 +48,7 @@ class _Completion(BaseModel):
     """One event of a stream, or an answer in one piece. It is a foreign format: what is not listed is passed over."""
 
     choices: list[_Choice] | None = None
+    usage: object = None
     error: _Error | str | None = None
 
 
@@ -63,6 +64,8 @@ class Answer:
         self._finish: str | None = None
         self._text: list[str] = []
         self._thought = ""
+        self.input_tokens: int | None = None  # where the server tells; the newest number counts
+        self.output_tokens: int | None = None
         self._events: EventReader | None = EventReader(LARGEST_EVENT)
         self._body = bytearray()  # where the answer comes in one piece
 
@@ -119,6 +122,9 @@ class Answer:
         if completion.error is not None:
             status = _status(completion.error)
             raise failure_of(status, f"{self._host} answered with an error in its stream ({status})", None)
+        if isinstance(completion.usage, dict):
+            self.input_tokens = _count(completion.usage.get("prompt_tokens"))
+            self.output_tokens = _count(completion.usage.get("completion_tokens"))
         if not completion.choices:  # numbers about the answer, a filter's verdict on the question
             return
         choice = completion.choices[0]
@@ -177,6 +183,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):  # no date, or one of a calendar beyond ours
         return None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _status(error: _Error | str) -> int:

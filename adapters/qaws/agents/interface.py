@@ -24,11 +24,16 @@ class AgentInterface(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentReply:
-    """A whole answer and how it came about: returned by `chat`, or yielded as the last thing."""
+    """A whole answer and how it came about: returned by `chat`, or yielded as the last thing.
+
+    The tokens are those that models have read and written for it, tools included; None where that is not known.
+    """
 
     content: str
     reasoning_steps: tuple[str, ...] | list[str] = ()
     tools_used: tuple[str, ...] | list[str] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langgraph.pregel import Pregel
@@ -12,7 +12,7 @@ from langgraph.pregel import Pregel
 from .bridge import Bridge, FrameworkAgent, Piece
 from .interface import RunContext
 from .memory import name_of
-from .steps import Reasoning, tool_finished, tool_started
+from .steps import Reasoning, reply, tool_finished, tool_started
 
 
 class LangGraphAgent(FrameworkAgent):
@@ -40,6 +40,15 @@ class LangGraphAgent(FrameworkAgent):
                         raise RuntimeError("the graph waits for a human, which cannot be done here")
                     for piece in run.calls():
                         yield piece
+        if run.usage is not None:
+            yield reply(run.said, run.usage)
+
+
+class Usage(NamedTuple):
+    """Tokens that models have read and written."""
+
+    input_tokens: int
+    output_tokens: int
 
 
 class _Messages:
@@ -49,6 +58,8 @@ class _Messages:
         self._reasoning = Reasoning()
         self._whole: dict[str | None, AIMessage] = {}  # of this node, so far; arguments of tools come by the token
         self._tools: dict[str | None, str] = {}  # their names, by the id of the call
+        self.said = ""
+        self.usage: Usage | None = None  # of all models that told theirs
 
     def pieces(self, message: BaseMessage) -> Iterator[Piece]:
         """What a message, or a token of one, means to a client."""
@@ -66,12 +77,19 @@ class _Messages:
                     yield from self._reasoning.add(block.get("reasoning", ""))
             if message.text:
                 yield from self._reasoning.flush()
+                self.said += str(message.text)
                 yield str(message.text)
 
     def calls(self) -> Iterator[Piece]:
         """The tool calls of the messages that are whole now."""
         yield from self._reasoning.flush()
         for message in self._whole.values():
+            if message.usage_metadata is not None:
+                before = self.usage or Usage(0, 0)
+                told = message.usage_metadata
+                self.usage = Usage(
+                    before.input_tokens + told["input_tokens"], before.output_tokens + told["output_tokens"]
+                )
             for call in message.tool_calls:
                 self._tools[call["id"]] = call["name"]
                 yield tool_started(call["name"], call["args"])

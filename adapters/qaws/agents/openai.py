@@ -15,7 +15,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from .completion import Answer
-from .interface import AgentError, AgentFailure, AgentStep
+from .interface import AgentError, AgentFailure, AgentReply, AgentStep
 from .memory import Memory
 
 try:
@@ -30,6 +30,7 @@ except ModuleNotFoundError as error:
 OPENAI_URL = "https://api.openai.com/v1"
 ENDPOINT = "/chat/completions"
 KEY_VARIABLE = "OPENAI_API_KEY"
+NOT_UNDERSTOOD = (400, 422)  # what servers answer that refuse fields they do not know
 TAIL = 0.2  # seconds in which a stream may end behind its last event, so that its connection can be used again
 IDLE_CONNECTIONS = 20  # kept open for the next questions
 SECRETS = ("key", "token", "code", "sig", "signature", "secret", "password")  # how names of such parameters end
@@ -83,6 +84,7 @@ class OpenAIAgent:
             )
         self._system = system
         self._parameters = dict(parameters or {})
+        self._asks_usage = "stream_options" not in self._parameters  # until a server does not understand that
         try:
             httpx2.Request("POST", self._url, json=self._request("", []))
         except (TypeError, ValueError):
@@ -99,8 +101,12 @@ class OpenAIAgent:
     def __repr__(self) -> str:
         return f"OpenAIAgent({self.model!r}, host={self.host!r})"
 
-    async def chat(self, message: str, *, user_id: str = "", session_id: str = "") -> AsyncIterator[str | AgentStep]:
+    async def chat(
+        self, message: str, *, user_id: str = "", session_id: str = ""
+    ) -> AsyncIterator[str | AgentStep | AgentReply]:
         """The answer as it comes, and the model's reasoning as steps. Raises AgentFailure where there is none.
+
+        Where the server counts tokens, the last thing is an AgentReply with the whole answer and their number.
 
         What was asked and answered is remembered for the session once it is whole. Of an answer that was cancelled or
         failed nothing is: the model would take a fragment for what it meant to say.
@@ -109,7 +115,7 @@ class OpenAIAgent:
         answer = Answer(self.host)
         request = self._request(message, self._memory.recall(session))
         try:
-            async with self._client().stream("POST", self._url, json=request) as response:
+            async with self._respond(request) as response:
                 answer.begin(response.status_code, response.headers, time.time())
                 async with _body(response) as chunks:
                     async for data in chunks:
@@ -128,6 +134,8 @@ class OpenAIAgent:
             yield piece
         if answer.text:
             self._memory.add(session, Exchange(message, answer.text))
+        if answer.input_tokens is not None or answer.output_tokens is not None:
+            yield AgentReply(answer.text, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop. The agent stays usable, and makes new ones."""
@@ -143,6 +151,19 @@ class OpenAIAgent:
             messages.append({"role": "assistant", "content": exchange.answer})
         messages.append({"role": "user", "content": message})
         return {**self._parameters, "model": self.model, "messages": messages, "stream": True}
+
+    @asynccontextmanager
+    async def _respond(self, request: dict[str, object]) -> AsyncIterator[httpx2.Response]:
+        """The response; asked for the number of tokens as well, of a server that understands that."""
+        if self._asks_usage:
+            asking = {"stream_options": {"include_usage": True}, **request}
+            async with self._client().stream("POST", self._url, json=asking) as response:
+                if response.status_code not in NOT_UNDERSTOOD:
+                    yield response
+                    return
+        async with self._client().stream("POST", self._url, json=request) as response:
+            self._asks_usage = self._asks_usage and response.status_code != 200
+            yield response
 
     def _client(self) -> httpx2.AsyncClient:
         client = self._clients.get()

@@ -14,9 +14,9 @@ from openai.types.responses import (
 )
 
 from .bridge import Bridge, FrameworkAgent, Piece
-from .interface import AgentReply, RunContext
+from .interface import RunContext
 from .memory import Memory, key_of
-from .steps import Reasoning, text_of, tool_finished, tool_started
+from .steps import Reasoning, reply, text_of, tool_finished, tool_started
 
 
 class OpenAIAgent(FrameworkAgent):
@@ -46,8 +46,7 @@ class OpenAIAgent(FrameworkAgent):
             raise RuntimeError("the run waits for a human to approve a tool call, which cannot be done here")
         self._memory.add(key_of(context), result.to_input_list()[len(before) :])
         output = text_of(result.final_output)
-        if not said.endswith(output):
-            yield AgentReply(output)
+        yield reply(said if said.endswith(output) else output, result.context_wrapper.usage)
 
 
 async def _pieces(result: RunResultStreaming) -> AsyncGenerator[Piece, None]:

@@ -20,9 +20,9 @@ from pydantic_ai.messages import (
 )
 
 from .bridge import Bridge, FrameworkAgent, Piece
-from .interface import AgentReply, RunContext
+from .interface import RunContext
 from .memory import Memory, key_of
-from .steps import Reasoning, text_of, tool_finished, tool_started
+from .steps import Reasoning, reply, text_of, tool_finished, tool_started
 
 
 class PydanticAgent(FrameworkAgent):
@@ -63,8 +63,7 @@ class PydanticAgent(FrameworkAgent):
                     case AgentRunResultEvent(result=result):
                         output = _text(result.output)
                         self._memory.add(key_of(context), result.new_messages())
-                        if not said.endswith(output):
-                            yield AgentReply(output)
+                        yield reply(said if said.endswith(output) else output, result.usage)
 
 
 def _text(output: object) -> str:

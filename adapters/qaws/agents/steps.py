@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .interface import AgentStep
+from .interface import AgentReply, AgentStep
 
 SHORT = 500  # characters of a tool's arguments or result that a step shows
 LINE = 2000  # characters of reasoning without a line end, after which they are a step all the same
@@ -26,6 +26,12 @@ def text_of(content: object) -> str:
     """A framework's output as text: a Pydantic model as its JSON, anything else as it prints."""
     dump = getattr(content, "model_dump_json", None)
     return str(dump() if callable(dump) else content)
+
+
+def reply(content: str, usage: object) -> AgentReply:
+    """The whole answer with the tokens of a framework's `usage`; none at all means that nobody has counted them."""
+    read, written = getattr(usage, "input_tokens", None), getattr(usage, "output_tokens", None)
+    return AgentReply(content, input_tokens=read or None, output_tokens=written or None)
 
 
 class Reasoning:
