@@ -35,7 +35,7 @@ ACTIONS = (
     "connection_disconnected", "user_blocked", "user_unblocked", "address_blocked", "address_unblocked",
     "token_revoked", "user_revoked", "limits_changed",
 )  # fmt: skip
-LIMITS = ("user", "address", "node", "connections", "runs", "frames", "budget")
+LIMITS = ("user_rate", "address_rate", "node_rate", "connection_rate", "budget")
 ERRORS = (
     "agent_not_closed", "check_failed", "handler_failed", "keys_failed", "load_failed", "run_not_restored",
     "save_failed", "store_not_closed",

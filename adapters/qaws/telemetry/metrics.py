@@ -22,6 +22,7 @@ from qaws_proto.inputs import MetricsCollected
 
 from .families import ENDS, KEPT, Series
 from .lag import LoopLag
+from .log import log_event
 
 LOGGER = logging.getLogger("qaws.node")
 OPENMETRICS = "application/openmetrics-text"
@@ -83,8 +84,8 @@ class Metrics:
         encode, content_type = choose_encoder(OPENMETRICS if asked.openmetrics else "")
         try:
             return MetricsCollected(asked.connection, encode(self.registry), content_type)
-        except Exception:
-            LOGGER.exception("metrics_failed")
+        except Exception as error:  # noqa: BLE001 - a collector that was added may raise anything
+            log_event(LOGGER, logging.ERROR, "metrics_failed", error)
             return MetricsCollected(asked.connection, None)
 
     def collect(self) -> Iterator[Metric]:
