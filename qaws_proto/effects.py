@@ -119,6 +119,18 @@ class LoadSession(NamedTuple):
     session_id: str
 
 
+class LoadKeys(NamedTuple):
+    """Read the keys of tokens; answer with `KeysLoaded` or `KeysFailed` within `timeout` seconds.
+
+    `source` is an address (https://, on this machine http://) or the path of a file; no more than `size` bytes are of
+    use. There is never more than one that is not answered.
+    """
+
+    source: str
+    timeout: float
+    size: int
+
+
 class Note(NamedTuple):
     """Something an operator may want to see. Adapters turn notes into logs and metrics.
 
@@ -141,7 +153,7 @@ MessageEffect = AcceptUpgrade | SendMessage | SendClose | SendResponse
 ConnectionEffect = SendBytes | MessageEffect | CloseWrite | DropConnection | PauseReading | ResumeReading
 RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
 StoreEffect = SaveRecords | LoadSession
-Effect = ConnectionEffect | RunEffect | StoreEffect | Note | Drained
+Effect = ConnectionEffect | RunEffect | StoreEffect | LoadKeys | Note | Drained
 
 
 class Outbox:

@@ -187,7 +187,7 @@ class ClientEvents:
 
     def __init__(self, models: Sequence[type[ClientEvent]], depth: int) -> None:
         """`depth` bounds the nesting of an event. Raises ValueError where a type is missing or there twice."""
-        types = [_type_of(model) for model in models]
+        self.types = types = [_type_of(model) for model in models]
         if len(set(types)) != len(types):
             raise ValueError(f"two client events have the same type: {', '.join(sorted(types))}")
         union: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 - built at run time

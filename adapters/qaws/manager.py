@@ -24,6 +24,7 @@ from qaws_proto.effects import (
     CloseWrite,
     Drained,
     DropConnection,
+    LoadKeys,
     LoadSession,
     MessageEffect,
     Note,
@@ -39,6 +40,7 @@ from qaws_proto.inputs import (
     ConnectionOpened,
     DrainRequested,
     Input,
+    KeysRequested,
     RunChunk,
     RunFailed,
     RunFinished,
@@ -50,6 +52,7 @@ from qaws_proto.inputs import (
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
 from .host import start_task
+from .keys import KeyPort
 from .stores import Store, store_of
 from .stores.port import StorePort
 from .telemetry import NoteLogger
@@ -165,6 +168,7 @@ class WebSocketManager:
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
+        self._key_port = KeyPort(config, self.feed)
         self.store_port = None if store is None else StorePort(store, self.feed, self._log.write)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -179,7 +183,8 @@ class WebSocketManager:
             PauseRun: self._pause_run,
             ResumeRun: self._resume_run,
             Note: self._log.write,
-            Drained: lambda effect: self.drained(),
+            LoadKeys: self._load_keys,
+            Drained: self._ended,
         }
         if self.store_port is not None:
             self._perform |= {SaveRecords: self.store_port.save, LoadSession: self.store_port.load}
@@ -216,6 +221,7 @@ class WebSocketManager:
         self._host = host
         if opened is not None:
             self.feed(opened)
+        host.wake_at(self.gateway.wake_at)  # keys are read at once
 
     def _require_ready(self) -> None:
         self.config.require_safe()
@@ -266,6 +272,19 @@ class WebSocketManager:
     def stop(self) -> None:
         """Stop now."""
         self.feed(StopRequested())
+
+    def reload_keys(self) -> None:
+        """Read the keys of tokens again, where they come from a file or an address; those of now stay until then."""
+        if self.config.security.authentication.key_source is not None:
+            self.feed(KeysRequested())
+
+    def _load_keys(self, effect: LoadKeys) -> None:
+        assert self._host is not None
+        self._host.spawn(self._key_port.load, effect)
+
+    def _ended(self, effect: Drained) -> None:
+        self._key_port.close()
+        self.drained()
 
     async def close_agent(self, patience: float) -> None:
         """For a server that has stopped: the agent closes what it holds, in `patience` seconds, or is let go."""

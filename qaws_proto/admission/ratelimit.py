@@ -40,6 +40,18 @@ class RateLimiter:
 
         These are whole milliseconds, and exact: one millisecond earlier is too early.
         """
+        key, times, wait = self._look(key, mono)
+        if wait == 0.0:
+            times.append(mono)
+            self._times[key] = times.tobytes()
+        return wait
+
+    def wait(self, key: str, mono: float) -> float:
+        """What `admit` would say; nothing is counted."""
+        return self._look(key, mono)[2]
+
+    def _look(self, key: str, mono: float) -> tuple[str, array[float], float]:
+        """What a key is remembered by, its last minute, and the seconds until it is let in."""
         held = self._times.get(key)
         if held is None and not self._has_room(mono):
             key = OVERFLOW
@@ -48,13 +60,11 @@ class RateLimiter:
         del times[: bisect_right(times, mono - MINUTE)]
         opens = self._opens(times)
         if opens <= mono:
-            times.append(mono)
-            self._times[key] = times.tobytes()
-            return 0.0
+            return key, times, 0.0
         milliseconds = int((opens - mono) * 1000)
         while mono + milliseconds / 1000 < opens:  # what the client will be held against, rounding errors included
             milliseconds += 1
-        return milliseconds / 1000
+        return key, times, milliseconds / 1000
 
     def _opens(self, times: array[float]) -> float:
         """When both windows have room."""
