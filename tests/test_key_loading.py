@@ -342,19 +342,21 @@ def test_who_waits_while_the_node_stops_is_let_go() -> None:
 
 
 @pytest.mark.row("D1")
+@pytest.mark.clause("C6")
 def test_a_closing_connection_is_not_judged_any_more() -> None:
-    node = started(ONE)
-    client = bearer(node, ONE)
-    welcomed(client)
+    node = started(ONE, drain={"timeout": 5})
     node.advance(100)
+    client = asked(node)
     client.send({"type": "auth", "token": TWO.token("ana", unix=node.now.unix)})
     node.step(DrainRequested())
-    node.advance(31)
-    assert client.stream.closed is not None
+    node.advance(6)
+    client.expect_system("server_draining")
+    client.expect_close(1012)
+    assert not client.dropped  # it has not answered our Close yet
     node.give_keys(key_set(TWO.jwk()))
     node.settle()
-    client.expect_system("server_draining")
-    client.expect_close(client.stream.closed[0])
+    assert not client.stream.frames
+    assert not [note for note in node.notes if note.name == "authenticated"]
 
 
 @pytest.mark.row("H14")

@@ -216,6 +216,23 @@ def test_a_token_is_of_the_key_that_it_names_and_of_no_other(
 
 
 @pytest.mark.row("A1")
+@pytest.mark.parametrize(
+    ("header", "fits"),
+    [
+        ({"alg": "ES256", "kid": "k1"}, True),
+        ({"alg": "RS256", "kid": "k1"}, False),
+        ({"alg": "ES256", "kid": "k2"}, False),
+        ({"alg": "ES256"}, False),
+        ({"kid": "k1"}, False),
+        ({}, False),
+    ],
+)
+def test_a_key_is_asked_for_tokens_of_its_algorithm_and_name_alone(header: dict[str, str], fits: bool) -> None:
+    """So that a token costs no more signatures than there are keys that could have made it."""
+    assert Key("ES256", pair("ES256").public_pem, "k1").fits(header) is fits
+
+
+@pytest.mark.row("A1")
 @given(ALGORITHMS, st.sampled_from(["HS256", "none", "RS256", "ES256", "EdDSA", "HS512", ""]), st.booleans())
 def test_what_everybody_knows_of_a_key_is_no_secret(algorithm: str, said: str, as_pem: bool) -> None:
     """The confusion of RFC 8725 section 2.1: a public key as the secret of an HMAC, under any name."""
