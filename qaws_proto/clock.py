@@ -38,6 +38,7 @@ class Reason(Enum):
     GIVE_UP = "a cancelled agent has to be given up"
     SESSION = "a session has outlived its time"
     STORE = "what could not be saved is tried again"
+    KEYS = "the keys of tokens are read again"
     DRAIN = "a drain goes on"
     CONNECT = "a connection has to stand"
     RECONNECT = "it is time to connect again"

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -30,7 +31,7 @@ DEFLATE_SLICE = 4 * 1024  # bytes of a compressed message that wait to be inflat
 
 NO_SECRET = (
     "security.authentication.jwt_secret: authentication is on and there is no secret; set it (for instance to "
-    '"${WEBSOCKET_JWT_SECRET}"), set WEBSOCKET_SECRET_KEY, or turn authentication off'
+    '"${WEBSOCKET_JWT_SECRET}"), set WEBSOCKET_SECRET_KEY, name a public_key_file or jwks, or turn authentication off'
 )
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -46,6 +47,7 @@ UNIX_PATH_BYTES = 107  # of a Unix socket on Linux (unix(7)); elsewhere a few le
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})\Z")
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(\d{1,5}|\*))?\Z")
+_URL = re.compile(r"(https?)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[!-~]*)?\Z")
 
 
 class ConfigError(ValueError):
@@ -87,11 +89,25 @@ def _listen_address(text: str) -> str:
     return text
 
 
+def _key_set(text: str) -> str:
+    if "://" not in text:
+        return text
+    url = _URL.match(text)
+    if url is None or "#" in text:
+        raise ValueError("a key set is a file, or an https:// address without a user and without #")
+    if url[1] == "http" and not is_loopback(url[2].strip("[]")):
+        raise ValueError("a key set comes by https://; http:// is for this very machine (localhost) alone")
+    return text
+
+
 Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]  # RFC 9110 section 5.6.2
 Network = Annotated[str, AfterValidator(_network)]
 Proxy = Annotated[str, AfterValidator(_proxy)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Origin = Annotated[str, AfterValidator(_origin)]
+KeySet = Annotated[str, Field(min_length=1), AfterValidator(_key_set)]
+EventName = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+Role = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 def networks(cidrs: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -175,7 +191,30 @@ class AuthenticationConfig(Section):
         validation_alias=AliasChoices("jwt_secret", "secret_key"),
         description="HMAC secret, at least 32 bytes",
     )
-    algorithm: Literal["HS256"] = Field(default="HS256", description="signature algorithm that belongs to the secret")
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = Field(
+        default="HS256",
+        description="signature algorithm of the one key: of `jwt_secret` (HS256), or of `public_key_file`",
+    )
+    public_key_file: str | None = Field(
+        default=None, min_length=1, description="PEM file with the public key that verifies tokens of `algorithm`"
+    )
+    private_key_file: str | None = Field(
+        default=None, min_length=1, description="PEM file that `qaws token` signs with; servers do not read it"
+    )
+    previous_secret: SecretStr | None = Field(
+        default=None, description="secret before `jwt_secret`, good until `previous_secret_until` (A7)"
+    )
+    previous_secret_until: AwareDatetime | None = Field(
+        default=None, description="date and time with a zone (2026-01-31T12:00:00Z), or unix seconds"
+    )
+    jwks: KeySet | None = Field(
+        default=None, description="JSON Web Key Set with the keys of tokens: an https:// address, or a file (A7)"
+    )
+    jwks_refresh: Seconds = Field(default=300, description="seconds until a key set or `public_key_file` is read again")
+    jwks_timeout: float = Field(default=5, gt=0, le=30, description="seconds for one reading of a key set")
+    jwks_interval: Seconds = Field(
+        default=60, description="seconds between two readings at least, however many tokens name unknown keys (A7)"
+    )
     token_expiry: int = Field(default=3600, ge=1, le=86_400, description="seconds a token issued here lives")
     issuer: str = Field(default="qa-intelligence", min_length=1, description="`iss` of a token")
     audience: str = Field(default="websocket-client", min_length=1, description="`aud` of a token")
@@ -188,7 +227,27 @@ class AuthenticationConfig(Section):
         default=False, description="accept ?token=… in the address (it ends up in logs of proxies)"
     )
 
-    @field_validator("jwt_secret")
+    @property
+    def key_source(self) -> str | None:
+        """What keys are loaded from while the node runs, an address or a file; None where there is no such thing."""
+        return self.jwks or self.public_key_file
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> AuthenticationConfig:
+        symmetric = self.algorithm == "HS256"
+        if symmetric and (self.public_key_file or self.private_key_file):
+            raise ValueError("algorithm: HS256 has no key file; set RS256, ES256 or EdDSA, whichever the key is for")
+        if self.jwt_secret is not None and not symmetric:
+            raise ValueError(f"jwt_secret: a secret is for HS256 alone, and algorithm is {self.algorithm}; drop one")
+        if self.jwks is not None and self.public_key_file is not None:
+            raise ValueError("public_key_file: it stands beside jwks; put the key into the set, or drop one of them")
+        if self.previous_secret is not None and self.jwt_secret is None:
+            raise ValueError("previous_secret: there is no jwt_secret that came after it")
+        if (self.previous_secret is None) is not (self.previous_secret_until is None):
+            raise ValueError("previous_secret and previous_secret_until: the one needs the other")
+        return self
+
+    @field_validator("jwt_secret", "previous_secret")
     @classmethod
     def _long_enough(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None:
@@ -274,10 +333,32 @@ class AddressesConfig(Section):
     block: list[Network] = Field(default=[], description="CIDRs refused, whatever `allow` says")
 
 
+class AuthorizationConfig(Section):
+    """Which events a token allows. What is not listed is allowed to everybody."""
+
+    roles_claim: str = Field(
+        default="roles", min_length=1, description="claim with the roles: a list or a text; `a.b` is b within a"
+    )
+    permissions_claim: str = Field(
+        default="permissions", min_length=1, description="claim with the types of events that a token allows by itself"
+    )
+    events: dict[EventName, list[Role]] = Field(
+        default={}, description="roles that may send an event, by its type; `*` is everybody"
+    )
+
+    @field_validator("events")
+    @classmethod
+    def _leaves_what_connections_need(cls, events: dict[str, list[str]]) -> dict[str, list[str]]:
+        if not events.keys().isdisjoint({"auth", "ping"}):
+            raise ValueError("auth and ping are for everybody: a connection needs them to stay")
+        return events
+
+
 class SecurityConfig(Section):
     """Everything that decides who may do what."""
 
     authentication: AuthenticationConfig = AuthenticationConfig()
+    authorization: AuthorizationConfig = AuthorizationConfig()
     cors: CorsConfig = CorsConfig()
     rate_limiting: RateLimitingConfig = RateLimitingConfig()
     ssl: SslConfig = SslConfig()
@@ -395,6 +476,12 @@ class LimitsConfig(Section):
     refusal_interval: Seconds = Field(default=10, description="seconds between log lines on one refused address (H3)")
     refusal_addresses: Count = Field(default=10_000, description="addresses remembered for that; more are not logged")
     json_depth: Count = Field(default=32, description="nesting of an event (M4)")
+    verified_tokens: Count = Field(default=10_000, description="tokens whose verification is remembered (A6)")
+    failed_tokens_per_minute: int = Field(
+        default=600, ge=1, le=100_000, description="tokens of one address that may fail, IPv6 by /64 (A8)"
+    )
+    key_set_size: Size = Field(default=64 * 1024, description="bytes of a key set, or of `public_key_file`")
+    keys: Annotated[int, Field(ge=1, le=1000)] = Field(default=32, description="keys in use of one set, the first ones")
 
 
 class BudgetConfig(Section):
@@ -522,13 +609,11 @@ class WebSocketConfig(Section):
         `hosts` are those that are really listened on; without them those that the settings name count.
         """
         authentication = self.security.authentication
-        if authentication.enabled and authentication.jwt_secret is None:
+        if authentication.enabled and authentication.jwt_secret is None and authentication.key_source is None:
             raise ConfigError(NO_SECRET)
         if authentication.enabled or authentication.allow_public:
             return
-        public = next(
-            (host for host in (self.server.hosts if hosts is None else hosts) if not _is_loopback(host)), None
-        )
+        public = next((host for host in (self.server.hosts if hosts is None else hosts) if not is_loopback(host)), None)
         if public is not None:
             raise ConfigError(
                 f"security.authentication.enabled: authentication is off and {public!r} can be reached by "
@@ -536,7 +621,7 @@ class WebSocketConfig(Section):
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address; a name other than `localhost` may stand for anything."""
     try:
         return ip_address(host).is_loopback

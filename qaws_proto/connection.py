@@ -96,8 +96,8 @@ class Connection:
     """One socket, from its first byte to its last. Makes effects through the node's outbox."""
 
     __slots__ = (
-        "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_held",
-        "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_scrape", "_strikes", "_tally",
+        "_asked", "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at",
+        "_held", "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_scrape", "_strikes", "_tally",
         "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
     )  # fmt: skip
 
@@ -124,6 +124,7 @@ class Connection:
         self._budget = FrameBudget()
         self._charged = 0  # frames that the budget was charged with
         self._held = False  # an event of it waits for the store: the next ones stay unread
+        self._asked: Request | Auth | None = None  # what waits for the keys of its token
         self._assembling = False  # a message has begun and its deadline is set
         self._paused = False  # its reading, since too much waits on one side or the other
         self._strikes = 0  # refusals for the rate, in a row
@@ -180,6 +181,33 @@ class Connection:
     def release(self) -> None:
         """Let it go on; call `turn` for what has come meanwhile."""
         self._held = False
+
+    @property
+    def awaits_keys(self) -> bool:
+        """Whether a token of it could not be judged yet."""
+        return self._asked is not None
+
+    def keys_came(self, now: Now) -> Iterator[ClientEvent]:
+        """The keys that it waits for are here, or will not be: judge its token, and go on."""
+        asked = self._stop_waiting()
+        if isinstance(asked, Request):
+            self._handshake(asked, now)
+        elif asked is not None:
+            self._authenticate(asked, now)
+        yield from self.turn(now)
+
+    def _await_keys(self, asked: Request | Auth, now: Now) -> None:
+        self._asked = asked
+        self.hold()
+        timeout = self._node.config.security.authentication.timeout
+        self._node.timers.set(Reason.AUTH, self.number, now.mono + timeout)
+
+    def _stop_waiting(self) -> Request | Auth | None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self.release()
+            self._node.timers.clear(Reason.AUTH, self.number)
+        return asked
 
     def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
         """The peer of a host that frames by itself has closed."""
@@ -340,7 +368,7 @@ class Connection:
             assert self._scrape is not None, "the timer is set where metrics were asked for"
             self._answer(self._scrape.late, now)
         elif reason is Reason.AUTH:
-            self.close(Fault.AUTH_TIMEOUT, now)
+            self._auth_due(now)
         elif reason is Reason.HEARTBEAT:
             self._heartbeat(now)
         elif reason is Reason.MESSAGE:
@@ -352,6 +380,14 @@ class Connection:
         else:
             assert reason in (Reason.CLOSE, Reason.LINGER)
             self.drop(now)
+
+    def _auth_due(self, now: Now) -> None:
+        """No token came in time, or nothing to judge it by."""
+        asked = self._stop_waiting()
+        if isinstance(asked, Request):
+            self._answer(turned_away(Refusal(Fault.KEYS_UNAVAILABLE, self._node.gate.retry_after)), now)
+        else:
+            self.close(Fault.AUTH_TIMEOUT if asked is None else Fault.NO_KEYS, now)
 
     def _heartbeat(self, now: Now) -> None:
         """Ping after silence; give up where even that gives no sign of life (F11). Re-armed, never moved by traffic."""
@@ -401,6 +437,9 @@ class Connection:
         census = node.gate.census
         internal = self._tally is census.scraping
         verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade, internal=internal)
+        if verdict is None:
+            self._await_keys(request, now)
+            return
         if isinstance(verdict, Answer):
             self._answer(verdict, now)
             return
@@ -568,10 +607,13 @@ class Connection:
             text = "authentication is off here: no token is needed"
             self.refuse(Refusal(Fault.INVALID_EVENT, text=text), now)
             return
-        principal = self._node.gate.verify(event.token, now)
-        if principal is None or (self.principal is not None and principal.user_id != self.principal.user_id):
-            self._note("WARNING", "auth_failed", topic="security")
-            self.refuse(Refusal(Fault.AUTH_FAILED), now)
+        principal = self._node.gate.authenticate(event.token, self.address_key, now)
+        if principal is None:
+            self._await_keys(event, now)
+        elif isinstance(principal, Refusal):
+            self._refuse_token(principal, now)
+        elif self.principal is not None and principal.user_id != self.principal.user_id:
+            self._refuse_token(Refusal(Fault.BAD_TOKEN), now)
         elif self.principal is None:
             self._node.timers.clear(Reason.AUTH, self.number)
             self._establish(principal, now)
@@ -579,6 +621,15 @@ class Connection:
         else:
             left = self._trust(principal, now).expires_in(now)
             self.reply(SystemEvent(event_name="token_refreshed", data={"token_expires_in": left}), now)
+
+    def _refuse_token(self, refused: Refusal, now: Now) -> None:
+        """Say why a token is not taken, and close."""
+        if refused.fault is Fault.KEYS_UNAVAILABLE:
+            self.close(Fault.NO_KEYS, now)
+            return
+        self._note("WARNING", "auth_failed", topic="security")
+        flood = refused.fault is Fault.FAILED_TOKENS
+        self.refuse(refused._replace(fault=Fault.TOKEN_FLOOD if flood else Fault.AUTH_FAILED), now)
 
     def _establish(self, principal: Principal, now: Now) -> None:
         """The client is who it says: it is given a session of its own, and may speak."""
@@ -648,6 +699,7 @@ class Connection:
         self.phase = phase
         if phase not in (Phase.CLOSING, Phase.CLOSED):
             return
+        self._asked = None
         for reason in _TIMERS:
             self._node.timers.clear(reason, self.number)
         if phase is Phase.CLOSING:

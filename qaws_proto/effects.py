@@ -126,6 +126,18 @@ class LoadSession(NamedTuple):
     session_id: str
 
 
+class LoadKeys(NamedTuple):
+    """Read the keys of tokens; answer with `KeysLoaded` or `KeysFailed` within `timeout` seconds.
+
+    `source` is an address (https://, on this machine http://) or the path of a file; no more than `size` bytes are of
+    use. There is never more than one that is not answered.
+    """
+
+    source: str
+    timeout: float
+    size: int
+
+
 class CollectMetrics(NamedTuple):
     """Somebody asks for `/metrics`; answer with `MetricsCollected`, in OpenMetrics where that was asked for."""
 
@@ -159,7 +171,7 @@ MessageEffect = AcceptUpgrade | SendMessage | SendClose | SendResponse
 ConnectionEffect = SendBytes | MessageEffect | CloseWrite | DropConnection | PauseReading | ResumeReading
 RunEffect = StartRun | CancelRun | PauseRun | ResumeRun
 StoreEffect = SaveRecords | LoadSession
-Effect = ConnectionEffect | RunEffect | StoreEffect | CollectMetrics | Note | Drained
+Effect = ConnectionEffect | RunEffect | StoreEffect | LoadKeys | CollectMetrics | Note | Drained
 
 
 class Outbox:

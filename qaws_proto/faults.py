@@ -75,6 +75,8 @@ class Fault(Enum):
     )
     HEAD_TOO_BIG = Row(PEER, NO, "head too large", "The request head is too large", status=431)
     AT_CAPACITY = Row(SERVER, LATER, "at capacity", "The server is full", status=503, close=1013)
+    FAILED_TOKENS = Row(PEER, LATER, "failed tokens", "Too many tokens of this address failed", status=429, close=4429)
+    KEYS_UNAVAILABLE = Row(SERVER, LATER, "no keys", "No token can be verified at the moment", status=503, close=1013)
     DRAINING = Row(NOBODY, LATER, "draining", "The server is about to stop", status=503, close=1012)
     BAD_VERSION = Row(PEER, NO, "http version", "Only HTTP/1.1 is spoken here", status=505)
 
@@ -96,6 +98,10 @@ class Fault(Enum):
     AUTH_FAILED = Row(PEER, NEW_TOKEN, "auth failed", "Authentication failed", close=4401, code="AUTH_FAILED")
     AUTH_TIMEOUT = Row(PEER, YES, "auth timeout", "No token came in time", close=4408)
     TOKEN_EXPIRED = Row(PEER, NEW_TOKEN, "token expired", "The token has expired", close=4401, code="TOKEN_EXPIRED")
+    TOKEN_FLOOD = Row(
+        PEER, LATER, "failed tokens", "Too many tokens of this address failed", close=4429, code="RATE_LIMIT"
+    )
+    NO_KEYS = Row(SERVER, LATER, "no keys", "No token can be verified at the moment", close=1013)
     FORBIDDEN = Row(PEER, NO, "forbidden", "This is not allowed with this token", code="FORBIDDEN")
 
     # Events (GUARANTEES M1 to M5, R1)

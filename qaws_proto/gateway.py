@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .admission.addresses import parse_address
+from .admission.authorization import check_events
 from .admission.gate import EventCheck, Gate, Refusal, UpgradeCheck
+from .admission.keyloader import KeyLoader
 from .admission.tokens import TokenVerifier
 from .chats import Chats
 from .clock import Now, Reason, Timers
@@ -38,6 +40,9 @@ from .inputs import (
     DrainRequested,
     EofReceived,
     Input,
+    KeysFailed,
+    KeysLoaded,
+    KeysRequested,
     LoadFailed,
     MessageReceived,
     MetricsCollected,
@@ -100,6 +105,7 @@ class Gateway:
             config.sessions, config.limits, self._timers, bounded=gate.verifier is not None, durable=durable
         )
         client_events = ClientEvents(models, config.limits.json_depth)
+        check_events(config.security.authorization, client_events.types.values())
         self.counts = Counts(client_events.types)
         self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions, self.counts)
         self._config = config
@@ -143,6 +149,14 @@ class Gateway:
                 SaveFailed: self._chats.save_failed,
                 SessionLoaded: self._session_loaded,
                 LoadFailed: self._load_failed,
+            }
+        authentication = config.security.authentication
+        if gate.verifier is not None and authentication.key_source is not None:
+            gate.keys = KeyLoader(authentication, config.limits, gate.verifier, self._timers, self._outbox)
+            self._routes |= {
+                KeysLoaded: self._keys_settled(gate.keys.loaded),
+                KeysFailed: self._keys_settled(gate.keys.failed),
+                KeysRequested: gate.keys.requested,
             }
 
     def step(self, event: Input, now: Now) -> list[Effect]:
@@ -341,6 +355,18 @@ class Gateway:
         for connection in held:
             self._handle_all(connection, connection.turn(now), now)
 
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keys_settled(self, tell: Callable[[Any, Now], None]) -> Callable[[Any, Now], None]:
+        """The route of what became of reading the keys: then whoever waits for them is judged."""
+
+        def route(event: KeysLoaded | KeysFailed, now: Now) -> None:
+            tell(event, now)
+            for connection in [one for one in self._connections.values() if one.awaits_keys]:
+                self._handle_all(connection, connection.keys_came(now), now)
+
+        return route
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _timer_fired(self, event: TimerFired, now: Now) -> None:
@@ -348,6 +374,9 @@ class Gateway:
             reason, owner = due
             if reason is Reason.DRAIN:
                 self._drain(now)
+            elif reason is Reason.KEYS:
+                assert self._node.gate.keys is not None
+                self._node.gate.keys.due()
             elif reason is Reason.SESSION:
                 assert isinstance(owner, int)
                 self._session_over(self._sessions.by_number(owner), now)
@@ -430,6 +459,8 @@ class Gateway:
             return
         self._drained = True
         self._timers.clear(Reason.DRAIN, 0)
+        if self._node.gate.keys is not None:
+            self._node.gate.keys.stop()
         for connection in list(self._connections.values()):
             connection.drop(now)
         self._settle(now)

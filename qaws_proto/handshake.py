@@ -64,11 +64,11 @@ UpgradeRules = Callable[[Request], Fault | None]
 def judge(
     request: Request, peer: Address | None, gate: Gate, now: Now, rules: UpgradeRules = check_upgrade,
     *, internal: bool = False,
-) -> Admitted | Answer | Scrape:  # fmt: skip
+) -> Admitted | Answer | Scrape | None:  # fmt: skip
     """What becomes of a request: first what any HTTP request must keep, then the path, then what an upgrade must.
 
-    `rules` are those of an upgrade; a host that does HTTP itself has seen to most of them. `internal`: it came to the
-    address of `metrics.listen`.
+    None: it has to be judged again, when the keys that its token may be of are here. `rules` are those of an upgrade; a
+    host that does HTTP itself has seen to most of them. `internal`: it came to the address of `metrics.listen`.
     """
     fault = check_request(request)
     if fault is None and (internal or request.path != gate.config.server.path):
@@ -79,7 +79,7 @@ def judge(
     applicant = Applicant(request, peer, now)
     refused = gate.admit_upgrade(applicant)
     if refused is not None:
-        return turned_away(refused)
+        return None if applicant.waits else turned_away(refused)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in request.items("sec-websocket-protocol") else None
     return Admitted(subprotocol, applicant.address, applicant.principal)
 
@@ -108,10 +108,10 @@ def _endpoint(request: Request, gate: Gate, internal: bool) -> Answer | Scrape:
     headers = [("Cache-Control", "no-store"), *gate.origins.headers(origin)]
     if scrape:
         return _scrape(request, gate, headers)
-    draining = request.path == "/readyz" and gate.census.draining
-    if draining:
+    word = _unready(gate) if request.path == "/readyz" else None
+    if word is not None:
         headers.append(("Retry-After", str(gate.retry_after)))
-    status, word = (503, "draining") if draining else (200, "ok")
+    status, word = (200, "ok") if word is None else (503, word)
     body = f'{{"status":"{word}"}}'
     return Answer(response(status, body, headers, media_type="application/json"), word)
 
@@ -126,3 +126,10 @@ def _scrape(request: Request, gate: Gate, headers: list[Header]) -> Answer | Scr
             return turned_away(Refusal(Fault.METRICS_TOKEN))
     accepted = (item.partition(";")[0].strip().lower() for item in request.items("accept"))
     return Scrape(OPENMETRICS in accepted, tuple(headers))
+
+
+def _unready(gate: Gate) -> str | None:
+    """Why no client should be sent here; None where they are welcome."""
+    if gate.census.draining:
+        return "draining"
+    return None if gate.keys is None or gate.keys.ready else Fault.KEYS_UNAVAILABLE.value.word

@@ -211,6 +211,23 @@ class MetricsCollected(NamedTuple):
     content_type: str = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class KeysLoaded(NamedTuple):
+    """What the source of a `LoadKeys` holds: a JSON Web Key Set, or the PEM of a public key (A7)."""
+
+    document: bytes
+
+
+class KeysFailed(NamedTuple):
+    """The source of a `LoadKeys` gave nothing. `reason` says why, for the operator, in a few words without secrets."""
+
+    reason: str
+    cause: BaseException | None = None
+
+
+class KeysRequested(NamedTuple):
+    """The operator wants the keys read again, now."""
+
+
 class DrainRequested(NamedTuple):
     """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
 
@@ -229,7 +246,8 @@ ConnectionInput = (
 )  # fmt: skip
 RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
 StoreInput = StoreOpened | RecordsSaved | SaveFailed | SessionLoaded | LoadFailed
+KeysInput = KeysLoaded | KeysFailed | KeysRequested
 Input = (
-    ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | StoreInput
+    ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | StoreInput | KeysInput
     | MetricsCollected | DrainRequested | StopRequested
 )  # fmt: skip

@@ -75,6 +75,10 @@ def test_importing_the_core_brings_nothing_but_what_its_dependencies_bring() -> 
 def test_importing_the_adapters_brings_no_extra_that_an_agent_needs() -> None:
     assert "httpx2" not in loaded("import qaws, qaws.cli")
     assert "httpx2" in loaded("import qaws.agents.openai")
+    jwks = "{'security': {'authentication': {'jwks': 'http://localhost/'}}}"
+    keys = f"import qaws, qaws.keys\nqaws.keys.check_keys(qaws.WebSocketConfig.model_validate({jwks}))"
+    assert "httpx2" in loaded(keys)
+    assert "httpx2" not in loaded("import qaws.keys")
 
 
 FRAMEWORKS = {"agno", "agents", "langchain_core", "langgraph", "openai", "pydantic_ai"}

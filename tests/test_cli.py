@@ -17,6 +17,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from tests.helpers.keys import pair
 from tests.helpers.openai_server import Answer, ModelServer, says
 
 QAWS = (sys.executable, "-m", "qaws")
@@ -370,6 +371,63 @@ def test_check_prints_every_setting_and_where_it_comes_from(tmp_path: Path) -> N
     assert rows["server.host"] == ["::1", "environment WEBSOCKET_HOST"]
     assert rows["server.timeout"] == ["30", "default"]
     assert SECRET not in result.stdout
+
+
+def test_check_shows_what_a_role_may_send(tmp_path: Path) -> None:
+    text = (
+        f"security: {{authentication: {{jwt_secret: {SECRET}}}, authorization: {{events: {{cancel: [admin, user]}}}}}}"
+    )
+    (tmp_path / "roles.yaml").write_text(text)
+    result = run("check", "roles.yaml")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search(
+        r"^security\.authorization\.events +cancel: admin, user +roles\.yaml:1$", result.stdout, re.MULTILINE
+    )
+
+
+KEY_FILES = [
+    ("jwks: no.json", "security.authentication.jwks: no.json cannot be read: No such file or directory"),
+    ("jwks: keys.json", "security.authentication.jwks: it is no key set"),
+    (
+        "{algorithm: RS256, public_key_file: no.pem}",
+        "public_key_file: no.pem cannot be read: No such file or directory",
+    ),
+    (
+        "{algorithm: RS256, public_key_file: keys.json}",
+        "public_key_file: the key for RS256 is not one, or one of another",
+    ),
+    ("{algorithm: RS256}", "there is no secret"),
+]
+
+
+@pytest.mark.row("D6")
+@pytest.mark.parametrize(("keys", "said"), KEY_FILES)
+def test_a_key_file_that_cannot_be_used_is_one_clear_line(keys: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+    keys = keys if keys.startswith("{") else f"{{{keys}}}"
+    (tmp_path / "keys.yaml").write_text(f"security: {{authentication: {keys}}}")
+    served = run("serve", "--config", "keys.yaml", "--host", "127.0.0.1", "--port", "0")
+    refused(served, said)
+    checked = run("check", "keys.yaml")
+    assert checked.returncode == 1
+    assert said in checked.stderr
+    assert len(served.stderr.splitlines()) == len(checked.stderr.splitlines()) == 1
+
+
+def test_token_signs_with_a_private_key_or_says_who_does(tmp_path: Path) -> None:
+    key = pair("RS256", None)
+    (tmp_path / "public.pem").write_bytes(key.public_pem)
+    (tmp_path / "private.pem").write_bytes(key.private_pem)
+    both = "algorithm: RS256, public_key_file: public.pem"
+    (tmp_path / "own.yaml").write_text(f"security: {{authentication: {{{both}, private_key_file: private.pem}}}}")
+    (tmp_path / "theirs.yaml").write_text(f"security: {{authentication: {{{both}}}}}")
+    result = run("token", "ana", "--config", "own.yaml")
+    with serve("--config", "theirs.yaml") as server:
+        server.logged("keys_loaded")
+        headers = {"Authorization": f"Bearer {result.stdout.strip()}"}
+        with connect(server.url, additional_headers=headers) as client:
+            assert json.loads(client.recv())["data"]["user_id"] == "ana"
+    refused(run("token", "ana", "--config", "theirs.yaml"), "nothing to sign a token with", "private_key_file")
 
 
 def test_check_names_what_is_wrong_and_the_nearest_key(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from qaws_proto import Gateway, WebSocketConfig
 from qaws_proto.effects import (
     CloseWrite,
+    CollectMetrics,
     DropConnection,
     Effect,
     MessageEffect,
@@ -29,11 +30,14 @@ from qaws_proto.effects import (
 )
 from qaws_proto.inputs import DrainRequested, RunStarted, StopRequested, TimerFired
 from tests.helpers.deflate import compressed
+from tests.helpers.keys import key_set, pair
 from tests.helpers.node import (
     BINARY,
     PING,
     PONG,
+    SECRET,
     TEXT,
+    UNIX,
     Client,
     NodeUnderTest,
     chat,
@@ -71,12 +75,16 @@ KEPT = NEAR | {
     "store": {"kind": "sqlite", "path": "a model of it", "max_unsaved": 2048, "retry": 2},
 }
 SMALL = NEAR | {"server": {**NEAR["server"], "compression": {"enabled": True, "min_size": 0}}}
+KEYS_AT = {"jwks": "https://keys.example/set", "timeout": 4, "jwks_refresh": 25, "jwks_interval": 9}
+SOURCE = {"jwt_secret": SECRET, **KEYS_AT}
+LOADED = NEAR | {"limits": {**NEAR["limits"], "failed_tokens_per_minute": 3}}
 CONFIGS: dict[str, WebSocketConfig] = {
     "open": configure(**NEAR),
     "tokens": configure(authentication=True, security=RATES, **NEAR),
     "usual": configure(),
     "beside": configure(**BESIDE),
     "compressed": configure(**SMALL),
+    "keys": configure(security={**RATES, "authentication": SOURCE}, **LOADED),
 }
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 STORED: dict[str, WebSocketConfig] = {
@@ -156,6 +164,16 @@ def stop(node: NodeUnderTest) -> None:
     assert node.runs.keys() <= node.cancelled
 
 
+def read_keys(node: NodeUnderTest, document: bytes | None) -> None:
+    """What becomes of reading the keys, where that is under way: a document, or none."""
+    if node.loading is None:
+        return
+    if document is None:
+        node.fail_keys()
+    else:
+        node.give_keys(document)
+
+
 AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "open": lambda node, peer: node.open(peer),
     "connect": lambda node, hello: node.open().send_bytes(hello),
@@ -165,6 +183,7 @@ AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "metrics": lambda node, body: node.scrapes and node.collected(body),
     "jump": lambda node, seconds: node.jump(seconds),
     "store": lambda node, fail: node.asked and node.answer(fail=fail),
+    "keys": read_keys,
     "drain": lambda node, _: node.step(DrainRequested()),
     "stop": lambda node, _: stop(node),
 }
@@ -187,7 +206,10 @@ AT_CLIENT: dict[str, Callable[[Client], object]] = {
 
 # ── strategies ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+KEY, OTHER = pair("ES256"), pair("EdDSA", "k2")
 TOKENS = [token("ana"), token("eva"), token("ana", expires_in=70), "wrong"]
+TOKENS += [KEY.token("ana", unix=UNIX), OTHER.token("eva", unix=UNIX)]
+DOCUMENTS = [key_set(KEY.jwk()), key_set(KEY.jwk(exp=UNIX + 20), OTHER.jwk()), b"no keys", None]
 contents = st.sampled_from(["hi", "¿qué tal?", "x" * 300, "\u2028", "hi" * 600])
 names = st.sampled_from(["m1", "m2", "m3"])
 chats = st.fixed_dictionaries(
@@ -251,7 +273,8 @@ hellos = st.sampled_from(
     [upgrade()] * 2
     + [upgrade("/", OFFER)] * 2
     + [upgrade("/", f"Authorization: Bearer {TOKENS[0]}"), upgrade("/", f"Authorization: Bearer {TOKENS[1]}")] * 2
-    + [upgrade() + text({"type": "auth", "token": TOKENS[2]})]
+    + [upgrade() + text({"type": "auth", "token": one}) for one in TOKENS[2:]]
+    + [upgrade("/", f"Authorization: Bearer {one}") + text(chat()) for one in TOKENS[4:]]
 )
 asked = st.tuples(
     st.one_of(
@@ -330,6 +353,7 @@ rare_acts = st.one_of(
     act("wait", what=st.sampled_from([0.5, 1.0, 3.0, 7.0, 30.0])),
     act("wake"),
     act("metrics", what=st.sampled_from([b"m 1\n", None])),
+    act("keys", what=st.sampled_from(DOCUMENTS)),
     act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0])),
 )
 talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
@@ -431,7 +455,9 @@ def check_ends(node: NodeUnderTest) -> None:
     for run_id in list(node.runs):
         assert node.fail(run_id) == []
     gateway = node.gateway
-    assert (gateway.connections, gateway.sessions, gateway.runs, gateway.wake_at) == (0, 0, 0, None)
+    assert (gateway.connections, gateway.sessions, gateway.runs) == (0, 0, 0)
+    reads_keys = node.config.security.authentication.key_source is not None and not node.drained
+    assert gateway.wake_at is None or reads_keys
     assert node.started.keys() <= node.ended, "C8: a run without an end"
 
 
@@ -508,7 +534,7 @@ def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:
         elif isinstance(effect, SendBytes):
             lane.append(effect.data)
         else:
-            known = isinstance(effect, MessageEffect | CloseWrite | DropConnection)
+            known = isinstance(effect, MessageEffect | CollectMetrics | CloseWrite | DropConnection)
             assert known or not hasattr(effect, "connection")
             lane.append(repr(effect))
     return by

@@ -388,7 +388,7 @@ def settings_table() -> str:
 def printed(default: object) -> str:
     if default is None:
         return "not set"
-    if default == []:
+    if default in ([], {}):
         return "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
@@ -405,7 +405,7 @@ def allowed(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
-    kind = {"boolean": "true, false", "string": "text", "array": "list"}.get(schema["type"])
+    kind = {"boolean": "true, false", "string": "text", "array": "list", "object": "mapping"}.get(schema["type"])
     if kind is not None:
         return kind
     top = f"{schema['maximum']:,.10g}"

@@ -10,17 +10,20 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_sync
 
 from qaws.cli import main
 from qaws.serving import Choice, UsageError, choose
 from tests.adapters.certificates import Authority
+from tests.helpers.keys import Pair, pair
 from tests.helpers.process import PATIENCE, Served, qaws, serving
 
 AGENTS = """
@@ -168,6 +171,44 @@ def test_sighup_reads_the_certificate_again(choice: tuple[str, str], tmp_path: P
             open_before.send('{"type":"chat_message","content":"hola"}')
             while json.loads(open_before.recv())["type"] != "agent_response":
                 pass
+
+
+@pytest.mark.row("A7")
+@EVERYWHERE
+def test_the_keys_of_tokens_are_read_again_on_a_signal(choice: tuple[str, str], tmp_path: Path) -> None:
+    first, second = pair("ES256", None), pair("ES256", None, 1)
+    (tmp_path / "key.pem").write_bytes(first.public_pem)
+    (tmp_path / "keys.yaml").write_text(
+        "security: {authentication: {algorithm: ES256, public_key_file: key.pem}}\nserver: {host: 127.0.0.1}"
+    )
+    flags = ["--config", "keys.yaml", "--adapter", choice[0], "--backend", choice[1]]
+    with serving(*flags) as server:
+        server.logged("keys_loaded keys=1")
+        assert [status(server, key) for key in (first, second)] == [101, 401]
+        (tmp_path / "key.pem").write_bytes(second.public_pem)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for_more(server, "keys_loaded keys=1", 2)
+        assert [status(server, key) for key in (first, second)] == [401, 101]
+        (tmp_path / "key.pem").write_text("no key")
+        server.process.send_signal(signal.SIGHUP)
+        server.logged("keys_failed")
+        assert [status(server, key) for key in (first, second)] == [401, 101]
+
+
+def status(server: Served, key: Pair) -> int:
+    """What an upgrade with a token of this key is answered with."""
+    headers = {"Authorization": f"Bearer {key.token(unix=time.time())}"}
+    try:
+        connect_sync(server.url, additional_headers=headers).close()
+    except InvalidStatus as refused:
+        return refused.response.status_code
+    return 101
+
+
+def wait_for_more(server: Served, part: str, count: int) -> None:
+    """Wait until that has been logged so often."""
+    with server.changed:
+        assert server.changed.wait_for(lambda: sum(part in line for line in server.log) >= count, PATIENCE)
 
 
 @EVERYWHERE

@@ -248,6 +248,44 @@ def test_flags_are_typed_or_text_or_not_given() -> None:
     assert settings.sources["server.host"] == "default"
 
 
+EVENTS = "security.authorization.events"
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        ("{chat_message: [user, admin], cancel: []}", {"chat_message": ["user", "admin"], "cancel": []}),
+        ("{chat_message: 'user, admin', cancel: admin}", {"chat_message": ["user", "admin"], "cancel": ["admin"]}),
+        ("{'no': [yes, 1.0, '*']}", {"no": ["yes", "1.0", "*"]}),
+        ("{cancel: ['${ROLE}', '${OTHER:-guest}']}", {"cancel": ["admin", "guest"]}),
+        ("{cancel: '${ROLE}, user'}", {"cancel": ["admin", "user"]}),
+        ("{}", {}),
+        ("", {}),  # all lines below it are comments
+    ],
+)
+def test_a_mapping_is_read_with_its_lists(text: str, events: dict[str, list[str]]) -> None:
+    settings = _load(f"security:\n  authorization:\n    events: {text}", {"ROLE": "admin"})
+    assert settings.config.security.authorization.events == events
+    assert settings.sources[EVENTS] == ("qaws.yaml:3" if text else "default")
+
+
+def test_a_mapping_may_come_from_a_program_and_is_shown_on_one_line() -> None:
+    settings = load(environ={}, overrides={EVENTS: {"cancel": ["admin", "user"], "resume": "*", "ack": []}})
+    assert settings.config.security.authorization.events == {"cancel": ["admin", "user"], "resume": ["*"], "ack": []}
+    rows = {key: value for key, value, _ in settings.rows()}
+    assert rows[EVENTS] == "cancel: admin, user; resume: *; ack: (none)"
+    assert {key: value for key, value, _ in load(environ={}).rows()}[EVENTS] == "(none)"
+
+
+def test_a_date_is_read_with_its_zone() -> None:
+    keys = f"jwt_secret: '{SECRET}', previous_secret: '{SECRET}x', previous_secret_until"
+    for written in ("2031-01-31T12:00:00Z", "2031-01-31T13:00:00+01:00", "1927627200"):
+        config = _load(f"security: {{authentication: {{{keys}: {written}}}}}").config
+        until = config.security.authentication.previous_secret_until
+        assert until is not None
+        assert until.timestamp() == 1_927_627_200
+
+
 def test_rows_show_everything_in_force_but_secrets() -> None:
     settings = _load(
         "server: {timeout: 30, allowed_hosts: [a, b]}\nagent: {roll_up: 0.05}", {"WEBSOCKET_SECRET_KEY": SECRET}

@@ -20,6 +20,7 @@ from .agents import AgentError, find_agent, load_agent
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .client_errors import ClientError
+from .keys import check_keys
 from .serving import AdapterName, Backend, UsageError, choose, serve_until_signal
 from .settings import load
 from .stores import check_store
@@ -57,7 +58,7 @@ def serve(
     allow_public: Annotated[bool, Flag()] = False,
     allow_weak_secret: Annotated[bool, Flag()] = False,
 ) -> int:
-    """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once. SIGHUP reloads TLS files.
+    """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once. SIGHUP reloads TLS and keys.
 
     Parameters
     ----------
@@ -214,6 +215,7 @@ def check(file: Path | None = None) -> int:
     _require_enabled(settings.config)
     settings.config.require_safe()
     tls_context(settings.config.security.ssl)
+    check_keys(settings.config)
     check_store(settings.config)
     return 0
 

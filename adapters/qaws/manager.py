@@ -26,6 +26,7 @@ from qaws_proto.effects import (
     CollectMetrics,
     Drained,
     DropConnection,
+    LoadKeys,
     LoadSession,
     MessageEffect,
     Note,
@@ -41,6 +42,7 @@ from qaws_proto.inputs import (
     ConnectionOpened,
     DrainRequested,
     Input,
+    KeysRequested,
     RunChunk,
     RunFailed,
     RunFinished,
@@ -52,6 +54,7 @@ from qaws_proto.inputs import (
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
 from .host import start_task
+from .keys import KeyPort
 from .stores import Store, store_of
 from .stores.port import StorePort
 from .telemetry import NoteLogger, metrics_of, traces_of
@@ -172,6 +175,7 @@ class WebSocketManager:
         self._traces = traces_of(config.tracing)
         self.metrics = metrics_of(self.gateway, config.metrics)
         answered = None if self.metrics is None else self.metrics.store_answered
+        self._key_port = KeyPort(config, self.feed)
         self.store_port = None if store is None else StorePort(store, self.feed, self._note, answered)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -185,8 +189,9 @@ class WebSocketManager:
             CancelRun: self._cancel_run,
             PauseRun: self._pause_run,
             ResumeRun: self._resume_run,
+            LoadKeys: self._load_keys,
             Note: self._note,
-            Drained: self._over,
+            Drained: self._ended,
         }
         if self.metrics is not None:
             self._perform[CollectMetrics] = self._collect_metrics
@@ -227,6 +232,7 @@ class WebSocketManager:
             host.spawn(self.metrics.lag.run)
         if opened is not None:
             self.feed(opened)
+        host.wake_at(self.gateway.wake_at)  # keys are read at once
 
     def _require_ready(self) -> None:
         self.config.require_safe()
@@ -278,11 +284,6 @@ class WebSocketManager:
         assert self.metrics is not None
         self.feed(self.metrics.answer(effect))
 
-    def _over(self, effect: Drained) -> None:
-        if self.metrics is not None:
-            self.metrics.lag.stop()
-        self.drained()
-
     def wake(self) -> None:
         """The time of the timer has come."""
         self.feed(TimerFired())
@@ -294,6 +295,21 @@ class WebSocketManager:
     def stop(self) -> None:
         """Stop now."""
         self.feed(StopRequested())
+
+    def reload_keys(self) -> None:
+        """Read the keys of tokens again, where they come from a file or an address; those of now stay until then."""
+        if self.config.security.authentication.key_source is not None:
+            self.feed(KeysRequested())
+
+    def _load_keys(self, effect: LoadKeys) -> None:
+        assert self._host is not None
+        self._host.spawn(self._key_port.load, effect)
+
+    def _ended(self, effect: Drained) -> None:
+        self._key_port.close()
+        if self.metrics is not None:
+            self.metrics.lag.stop()
+        self.drained()
 
     async def close_agent(self, patience: float) -> None:
         """For a server that has stopped: the agent closes what it holds, in `patience` seconds, or is let go."""

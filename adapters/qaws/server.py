@@ -170,6 +170,15 @@ class ByteServer(ABC):
 
     # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def reload(self) -> None:
+        """Read what stands in files, or at an address, again: certificates of TLS, keys of tokens.
+
+        Raises ConfigError as `reload_tls` does; the keys are read all the same, and the log tells of them.
+        """
+        self.manager.reload_keys()
+        if self.config.security.ssl.enabled:
+            self.reload_tls()
+
     def reload_tls(self) -> None:
         """Read certificate, key and authorities again, for the connections from now on; open ones go on as they are.
 

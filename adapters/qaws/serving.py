@@ -65,8 +65,10 @@ def choose(adapter: AdapterName | None, backend: Backend | None) -> Choice:
 
 
 async def serve_until_signal(server: ByteServer) -> None:
-    """Serve until SIGINT or SIGTERM, then drain; a second one stops at once. SIGHUP reads the TLS files again."""
-    reloads = (signal.SIGHUP,) if server.config.security.ssl.enabled else ()  # else a terminal that hangs up ends it
+    """Serve until SIGINT or SIGTERM, then drain; a second one stops at once. SIGHUP reads TLS files and keys again."""
+    security = server.config.security
+    loads = security.ssl.enabled or security.authentication.key_source is not None
+    reloads = (signal.SIGHUP,) if loads else ()  # else a terminal that hangs up ends it
     with anyio.open_signal_receiver(*STOP, *reloads) as received:
         try:
             await server.start()
@@ -81,7 +83,7 @@ async def serve_until_signal(server: ByteServer) -> None:
             async for number in received:
                 if number in reloads:
                     with suppress(ConfigError):  # which is in the log
-                        server.reload_tls()
+                        server.reload()
                 elif stopping:
                     await server.stop_now()
                     break

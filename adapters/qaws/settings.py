@@ -49,6 +49,7 @@ _WRONG = {
     "string_type": "must be a text",
     "string_too_short": "must not be empty",
     "list_type": "must be a list",
+    "dict_type": "must be a mapping of names to lists",
 }
 
 
@@ -159,6 +160,8 @@ class _References:
     def expand(self, value: object) -> object:
         if isinstance(value, list):
             return [self.expand(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self.expand(item) for name, item in value.items()}
         if not isinstance(value, str):
             return value
         self.broken |= "${" in REFERENCE.sub(" ", value)
@@ -209,15 +212,23 @@ def _validated(entries: dict[str, Entry], problems: list[str]) -> WebSocketConfi
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
     for wrong in found:
-        key = ".".join(part for part in wrong["loc"] if isinstance(part, str))
+        key = _setting_of(wrong["loc"])
         item = "".join(f"[{part}]" for part in wrong["loc"] if isinstance(part, int))
         place = entries[key].place if key in entries else "the settings below it do not go together"
         problems.append(f"`{key}{item}` {_explained(wrong, key)} ({place})")
     return None
 
 
+def _setting_of(location: tuple[int | str, ...]) -> str:
+    """The setting, or the section, that something wrong is in. What stands within it may be named by a secret."""
+    key = ".".join(part for part in location if isinstance(part, str))
+    return next((name for name in known().settings if key.startswith(f"{name}.")), key)
+
+
 def _is_unicode(value: object) -> bool:
     """False for what the environment holds of bytes that are not UTF-8 (PEP 383), and for half a pair in YAML."""
+    if isinstance(value, dict):
+        return all(_is_unicode(name) and _is_unicode(item) for name, item in value.items())
     texts = value if isinstance(value, list) else [value]
     return not any(isinstance(text, str) and _SURROGATE.search(text) for text in texts)
 
@@ -225,10 +236,16 @@ def _is_unicode(value: object) -> bool:
 def _suited(value: object, info: FieldInfo) -> object:
     """A text in the form of its setting: a list from `a, b`, and nothing from an empty text where that is possible."""
     if isinstance(value, str) and get_origin(info.annotation) is list:
-        return [item for item in map(str.strip, value.split(",")) if item]
+        return _items(value)
+    if isinstance(value, dict):
+        return {name: _items(item) if isinstance(item, str) else item for name, item in value.items()}
     if value == "" and type(None) in get_args(info.annotation):
         return None
     return value
+
+
+def _items(text: str) -> list[str]:
+    return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def _explained(wrong: ErrorDetails, key: str) -> str:
@@ -250,4 +267,6 @@ def _printed(value: object) -> str:
             return f"{value:.10g}"
         case list():
             return ", ".join(map(str, value)) or "(none)"
+        case dict():
+            return "; ".join(f"{name}: {_printed(item)}" for name, item in value.items()) or "(none)"
     return str(value)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from .settings_layers import SECTION, Entry, content, known, not_a_section, two_names, unknown
+from .settings_layers import SECTION, Entry, content, is_mapping, known, not_a_section, two_names, unknown
 
 PROBLEMS = 50  # then the rest of a file is not looked at: it is a file of another kind
 _PLAIN = frozenset(
@@ -113,6 +113,22 @@ class _Reader:
             self._problems.append(not_a_section(key, place))
 
     def _read_value(self, node: yaml.Node, key: str, place: str) -> None:
+        value: object
+        known_problems = len(self._problems)
+        if not is_mapping(key):
+            value = self._value(node, key, place)
+        elif isinstance(node, yaml.MappingNode):
+            value = {name: self._value(item, key, at) for name, item, at in self.pairs(node)}
+        elif _is_null(node):  # all lines below it may be comments
+            return
+        else:
+            self._problems.append(f"`{key}` must be a mapping; write each name with its list below it ({place})")
+            return
+        if len(self._problems) == known_problems:
+            self.entries[key] = Entry(value, place, place, references=True)
+
+    def _value(self, node: yaml.Node, key: str, place: str) -> object:
+        """A value or a list of them; None, and a problem, where it is neither."""
         is_list = isinstance(node, yaml.SequenceNode)
         items = node.value if is_list else [node]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
@@ -121,8 +137,8 @@ class _Reader:
             self._problems.append(f"`{key}` has a tag; quote a value that begins with `!` ({place})")
         else:
             values = [None if _is_null(item) else item.value for item in items]
-            value = values if is_list else values[0]
-            self.entries[key] = Entry(value, place, place, references=True)
+            return values if is_list else values[0]
+        return None
 
 
 def _shown(name: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, get_origin
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
@@ -63,6 +63,11 @@ def known() -> Names:
 
     visit(WebSocketConfig, "")
     return every
+
+
+def is_mapping(key: str) -> bool:
+    """Whether a setting holds names of the user's choice, each with a value."""
+    return get_origin(known().settings[key].annotation) is dict
 
 
 @dataclass(frozen=True, slots=True)

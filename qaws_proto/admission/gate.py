@@ -17,7 +17,9 @@ from ..events import ChatMessage, ClientEvent
 from ..faults import Fault
 from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
+from .authorization import Authorization
 from .dry_run import DryRun
+from .keyloader import KeyLoader
 from .origins import Origins
 from .rates import NODE, Over, Rates
 from .tokens import ANONYMOUS, Principal, TokenVerifier
@@ -47,6 +49,7 @@ class Applicant:
     now: Now
     address: Address | None = None
     principal: Principal | None = None
+    waits: bool = False  # it has to be judged again, when the keys of its token are here
 
 
 class Passage(NamedTuple):
@@ -120,10 +123,12 @@ class Gate:
         Raises ConfigError where authentication is on and nothing could verify a token.
         """
         authentication = config.security.authentication
+        self.authorization = Authorization(config.security.authorization)
         if verifier is None and authentication.enabled:
-            verifier = TokenVerifier(authentication)
+            verifier = TokenVerifier(authentication, authorization=config.security.authorization, limits=config.limits)
         self.config = config
         self.verifier = verifier if authentication.enabled else None
+        self.keys: KeyLoader | None = None  # set where they are loaded
         self.origins = Origins(config.security.cors)
         self.addresses = Addresses(config.security.addresses, config.server)
         self.hosts = frozenset(host.lower() for host in config.server.allowed_hosts)
@@ -131,7 +136,8 @@ class Gate:
         self.dry_run = DryRun(config, Outbox() if outbox is None else outbox)
         self.census = Census()
         self._upgrade_checks = (*UPGRADE_CHECKS, *(_guarded(check, "status") for check in upgrade_checks))
-        self._event_checks = (*EVENT_CHECKS, *(_guarded(check, "code") for check in event_checks))
+        permitted = (event_is_permitted,) if self.authorization else ()
+        self._event_checks = (*EVENT_CHECKS, *permitted, *(_guarded(check, "code") for check in event_checks))
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order; one that passes them all is counted."""
@@ -161,6 +167,29 @@ class Gate:
     def verify(self, token: str, now: Now) -> Principal | None:
         """The principal of a token, or None."""
         return None if self.verifier is None else self.verifier.verify(token, now.unix)
+
+    def authenticate(self, token: str, address_key: str, now: Now) -> Principal | Refusal | None:
+        """Who a token is for, or why nobody; None where it has to wait for keys. Failures are charged to the address.
+
+        One that was verified before passes whatever the address has been charged (A8). The faults are those of an
+        upgrade.
+        """
+        assert self.verifier is not None
+        if self.verifier.recall(token, now.unix) is None:
+            wait = self.rates.failed_tokens_wait(address_key, now.mono)
+            if wait > 0:
+                return Refusal(Fault.FAILED_TOKENS, wait)
+        principal = self.verify(token, now)
+        if principal is not None:
+            return principal
+        keys = self.keys
+        if keys is not None and keys.concerns(token, now):
+            if keys.coming(now):
+                return None
+            if keys.missing(now):
+                return Refusal(Fault.KEYS_UNAVAILABLE, keys.retry_after(now))
+        self.rates.count_failed_token(address_key, now.mono)
+        return Refusal(Fault.BAD_TOKEN)
 
     def admit_socket(self, peer: Address | None) -> Refusal | None:
         """Whether one more socket may knock: they are bounded in all, and for each address that is no proxy (H14)."""
@@ -262,11 +291,14 @@ def token_is_valid(gate: Gate, applicant: Applicant) -> Refusal | None:
         applicant.principal = ANONYMOUS
         return None
     token = request_token(applicant.request)
-    if token is not None:
-        applicant.principal = gate.verify(token, applicant.now)
-        if applicant.principal is None:
-            return Refusal(Fault.BAD_TOKEN)
-    return None
+    if token is None:
+        return None
+    verdict = gate.authenticate(token, key_of(applicant.address), applicant.now)
+    if isinstance(verdict, Principal):
+        applicant.principal = verdict
+        return None
+    applicant.waits = verdict is None
+    return verdict or Refusal(Fault.KEYS_UNAVAILABLE, gate.retry_after)
 
 
 UPGRADE_CHECKS: tuple[UpgradeCheck, ...] = (
@@ -328,6 +360,14 @@ def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
     if event.user_id in (None, passage.principal.user_id):
         return None
     return Refusal(Fault.FORBIDDEN, text="user_id is not the user of the token")
+
+
+def event_is_permitted(gate: Gate, passage: Passage) -> Refusal | None:
+    """The token's roles or permissions allow an event of this type."""
+    principal = passage.principal
+    if gate.authorization.allows(passage.event.type, principal.roles, principal.permissions):
+        return None
+    return Refusal(Fault.FORBIDDEN)
 
 
 EVENT_CHECKS: tuple[EventCheck, ...] = (user_is_the_tokens,)

@@ -27,6 +27,7 @@ class Rates:
         self._addresses = SlidingWindows(config)
         self._node = SlidingWindows(config)
         self._connections = SlidingWindows(config)
+        self._failed_tokens = SlidingWindows(config)
 
     def over(self, account: str, address_key: str, mono: float) -> list[Over]:
         """The limits that have no room for a message now; none of them is charged."""
@@ -60,3 +61,11 @@ class Rates:
         """A connection is let in. One over the limit, on trial, counts as little as if it had been refused."""
         if self._config.limits.connections_per_minute is not None and not self.connection_wait(address_key, mono):
             self._connections.count(address_key, mono)
+
+    def failed_tokens_wait(self, address_key: str, mono: float) -> float:
+        """Seconds until a token of the address is verified again, since too many of its have failed; 0.0: now (A8)."""
+        return self._failed_tokens.wait(address_key, mono, self._config.limits.failed_tokens_per_minute, None)
+
+    def count_failed_token(self, address_key: str, mono: float) -> None:
+        """A token of the address has failed."""
+        self._failed_tokens.count(address_key, mono)

@@ -1,33 +1,38 @@
 """Who a connection speaks for: verification of JSON Web Tokens (RFC 7519), and making them (A1 to A3, A9).
 
-PyJWT verifies signatures. The claims are judged here, by the clock that comes in with `now`, since PyJWT reads its own.
-The algorithm belongs to the key, never to the token (RFC 8725 section 3.1).
+Keys verify signatures. The claims are judged here, by the clock that comes in with `now`, since PyJWT reads its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
-import jwt
-
-from ..config import HMAC_SECRET_BYTES, NO_SECRET, AuthenticationConfig, ConfigError
+from ..config import NO_SECRET, AuthenticationConfig, AuthorizationConfig, ConfigError, LimitsConfig
 from ..events import NAME_LENGTH
+from .authorization import names_in
+from .keys import ALGORITHMS, Key, configured_keys
+from .verified import Span, VerifiedTokens
 
 TOKEN_LENGTH = 8 * 1024  # bytes of a token (A8)
-ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")  # PROTOCOL, "Opening and authenticating"
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: a date beyond is not one
 
 
 class Principal(NamedTuple):
-    """Who a connection speaks for. `expires_at` is unix seconds; None where there is no token."""
+    """Who a connection speaks for. `expires_at` is unix seconds; None where there is no token.
+
+    `roles` and `permissions` are what `security.authorization` finds in the claims.
+    """
 
     user_id: str
     token_id: str | None
     claims: Mapping[str, Any]
     expires_at: float | None
+    roles: frozenset[str] = frozenset()
+    permissions: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:  # claims may hold secrets (C12)
         return f"Principal(user_id={self.user_id!r}, expires_at={self.expires_at!r})"
@@ -35,86 +40,76 @@ class Principal(NamedTuple):
 
 ANONYMOUS = Principal("anonymous", None, {}, None)
 
-
-_JWS = jwt.PyJWS()
-
-
-class Key:
-    """One key, with the one algorithm it is for and the `kid` that tokens name it by, if any.
-
-    A shared secret for HS256; for the others a PEM, of which the public half is enough to verify.
-    """
-
-    __slots__ = ("_material", "algorithm", "kid")
-
-    def __init__(
-        self, algorithm: str, material: str | bytes, kid: str | None = None, *, allow_weak: bool = False
-    ) -> None:
-        """Raises ConfigError where the material is too weak for the algorithm, or is a key of another kind."""
-        if algorithm not in ALGORITHMS:
-            raise ConfigError(f"{algorithm} is no algorithm of tokens here; there are {', '.join(ALGORITHMS)}")
-        secret = material.encode() if isinstance(material, str) else material
-        if algorithm == "HS256" and b"-----BEGIN " in secret:
-            raise ConfigError("the HMAC secret is a PEM; a public key used as a secret is known to everybody")
-        if allow_weak and algorithm == "HS256":
-            secret = secret.ljust(HMAC_SECRET_BYTES, b"\0")  # HMAC does the same (RFC 2104 section 2); PyJWT warns
-        method = _JWS.get_algorithm_by_name(algorithm)
-        try:
-            self._material = method.prepare_key(secret)
-        except Exception:  # noqa: BLE001 - cryptography raises many kinds, with the material in some of their texts
-            raise ConfigError(f"the key for {algorithm} is not one, or one of another kind") from None
-        weakness = method.check_key_length(self._material)
-        if weakness is not None:
-            raise ConfigError(weakness)
-        self.algorithm = algorithm
-        self.kid = kid
-
-    def __repr__(self) -> str:
-        return f"Key(algorithm={self.algorithm!r}, kid={self.kid!r})"
-
-    def payload(self, token: str) -> bytes | None:
-        """What the token says, or None where this key did not sign it.
-
-        None as well where its header asks for what is not done here (`crit`, `b64`; A1).
-        """
-        try:
-            token_parts = _JWS.decode_complete(token, self._material, algorithms=[self.algorithm])
-        except jwt.PyJWTError:
-            return None
-        header = token_parts["header"]
-        if "crit" in header or "b64" in header or self.kid not in (None, header.get("kid")):
-            return None
-        payload: bytes = token_parts["payload"]
-        return payload
-
-    def sign(self, claims: Mapping[str, Any]) -> str:
-        """A token with these claims."""
-        return jwt.encode(dict(claims), self._material, self.algorithm, headers={"kid": self.kid} if self.kid else None)
+_AUTHORIZATION, _LIMITS = AuthorizationConfig(), LimitsConfig()
 
 
 class TokenVerifier:
-    """Turns tokens into principals. Every refusal is the same None: which part was wrong is nobody's business (A9)."""
+    """Turns tokens into principals. Every refusal is the same None: which part was wrong is nobody's business (A9).
 
-    def __init__(self, config: AuthenticationConfig, keys: tuple[Key, ...] | None = None) -> None:
-        """`keys` stand in for the configured secret. Raises ConfigError where neither is there."""
-        if keys is None:
-            if config.jwt_secret is None:
-                raise ConfigError(NO_SECRET)
-            keys = (_configured_key(config),)
+    Some of its keys are its own, others are loaded while the node runs (`load`). A verified token that comes again is
+    looked up, for as long as it would be verified again (A6).
+    """
+
+    def __init__(
+        self,
+        config: AuthenticationConfig,
+        keys: tuple[Key, ...] | None = None,
+        *,
+        authorization: AuthorizationConfig = _AUTHORIZATION,
+        limits: LimitsConfig = _LIMITS,
+    ) -> None:
+        """`keys` stand in for the configured secret. Raises ConfigError where there are none, nor a source of keys.
+
+        `authorization` says which claims hold the roles and permissions of a principal.
+        """
+        own = configured_keys(config) if keys is None else keys
+        if not own and config.key_source is None:
+            raise ConfigError(NO_SECRET)
         self._config = config
-        self._keys = keys
+        self._authorization = authorization
+        self._own = own
+        self._keys = own
+        self._verified: VerifiedTokens[Principal] = VerifiedTokens(limits.verified_tokens, config.leeway)
+
+    def load(self, keys: tuple[Key, ...]) -> None:
+        """Use these beside its own, instead of those loaded before."""
+        self._keys = (*self._own, *keys)
+        self._verified.clear()
 
     def verify(self, token: str, unix: float) -> Principal | None:
         """The principal of a valid token at `unix` seconds, or None."""
-        if len(token) > TOKEN_LENGTH or not token.isascii() or "=" in token:
-            return None  # PyJWT takes padding, which RFC 7515 section 2 has none of: one token would have two texts
+        if not _is_token(token):
+            return None
+        principal = self._verified.recall(token, unix)
+        if principal is not None:
+            return principal
+        header = _header(token) or {}
         for key in self._keys:
-            payload = key.payload(token)
+            payload = key.payload(token) if key.fits(header) and key.good(unix) else None
             if payload is not None:
-                return self._judge(payload, unix)
+                return self._judge(token, payload, key, unix)
         return None
 
-    def _judge(self, payload: bytes, unix: float) -> Principal | None:
+    def recall(self, token: str, unix: float) -> Principal | None:
+        """The principal of a token that was verified before, and is valid at `unix` seconds."""
+        return self._verified.recall(token, unix) if _is_token(token) else None
+
+    def lacks_key(self, token: str, unix: float, *, any_key: bool = False) -> bool:
+        """Whether a token names a key that is not here; with `any_key`, or might be of one that is not.
+
+        What is no token that could ever be verified lacks nothing.
+        """
+        header = _header(token) if _is_token(token) else None
+        if header is None or header.get("alg") not in ALGORITHMS:
+            return False
+        kid = header.get("kid")
+        return any_key or (isinstance(kid, str) and all(key.kid != kid for key in self._keys if key.good(unix)))
+
+    def has_keys(self, unix: float) -> bool:
+        """Whether there is any key that has not come to its end."""
+        return any(key.good(unix) for key in self._keys)
+
+    def _judge(self, token: str, payload: bytes, key: Key, unix: float) -> Principal | None:
         """The claims, by the clock given (A2, A3)."""
         claims = _object(payload)
         if claims is None:
@@ -123,7 +118,8 @@ class TokenVerifier:
         issued, expires, not_before = (_date(claims.get(name)) for name in ("iat", "exp", "nbf"))
         if issued is None or expires is None or (not_before is None and "nbf" in claims):
             return None
-        if unix >= expires + config.leeway or max(issued, not_before or 0) > unix + config.leeway:
+        since = max(issued, not_before or 0)
+        if unix >= expires + config.leeway or since > unix + config.leeway:
             return None
         if not 0 < expires - issued <= config.max_lifetime:
             return None
@@ -136,7 +132,12 @@ class TokenVerifier:
         token_id = claims.get("jti")
         if not _is_name(user_id) or not (token_id is None or _is_name(token_id)):
             return None
-        return Principal(user_id, token_id, claims, expires)
+        roles, permissions = (
+            names_in(claims, path) for path in (self._authorization.roles_claim, self._authorization.permissions_claim)
+        )
+        principal = Principal(user_id, token_id, claims, expires, roles, permissions)
+        self._verified.remember(token, Span(since, expires, key.until), principal)
+        return principal
 
 
 def issue_token(
@@ -147,14 +148,17 @@ def issue_token(
     token_id: str,
     expires_in: int | None = None,
     claims: Mapping[str, Any] | None = None,
+    key: Key | None = None,
 ) -> str:
-    """A token for a user, valid for `expires_in` seconds (default `token_expiry`).
+    """A token for a user, valid for `expires_in` seconds (default `token_expiry`), signed with the secret or `key`.
 
-    Raises ConfigError without a secret, ValueError on what no gateway would accept (an id, a lifetime, a token that
-    grew too long), and on own claims that stand for something already.
+    Raises ConfigError where there is neither, ValueError on what no gateway would accept (an id, a lifetime, a token
+    that grew too long), and on own claims that stand for something already.
     """
-    if config.jwt_secret is None:
-        raise ConfigError("security.authentication.jwt_secret is not set: there is nothing to sign a token with")
+    if key is None:
+        if config.jwt_secret is None:
+            raise ConfigError(_NOTHING_TO_SIGN_WITH)
+        key = configured_keys(config)[0]
     lifetime = config.token_expiry if expires_in is None else expires_in
     if not 0 < lifetime <= config.max_lifetime:
         raise ValueError(f"a token lives 1 to {config.max_lifetime} seconds, not {lifetime}")
@@ -168,15 +172,25 @@ def issue_token(
     doubled = sorted(set(body) & set(claims or {}))
     if doubled:
         raise ValueError(f"these claims are set by the gateway: {', '.join(doubled)}")
-    token = _configured_key(config).sign({**body, **(claims or {})})
+    token = key.sign({**body, **(claims or {})})
     if len(token) > TOKEN_LENGTH:
         raise ValueError(f"a token has at most {TOKEN_LENGTH} bytes; with these claims it has {len(token)}")
     return token
 
 
-def _configured_key(config: AuthenticationConfig) -> Key:
-    assert config.jwt_secret is not None
-    return Key(config.algorithm, config.jwt_secret.get_secret_value(), allow_weak=config.allow_weak_secret)
+def _is_token(text: str) -> bool:
+    """Whether a text may be a token at all."""
+    # PyJWT takes padding, which RFC 7515 section 2 has none of: one token would have two texts.
+    return len(text) <= TOKEN_LENGTH and text.isascii() and "=" not in text
+
+
+def _header(token: str) -> dict[str, Any] | None:
+    """What a token says of its key. It only chooses which keys are asked; they look at it again."""
+    encoded = token.partition(".")[0]
+    try:
+        return _object(b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True))
+    except ValueError:
+        return None
 
 
 def _object(payload: bytes) -> dict[str, Any] | None:
@@ -193,6 +207,11 @@ def _date(value: object) -> float | None:
         return None
     return float(value)
 
+
+_NOTHING_TO_SIGN_WITH = (
+    "security.authentication.jwt_secret is not set: there is nothing to sign a token with. With another algorithm than "
+    "HS256 tokens come from whoever has the private key; for tests set security.authentication.private_key_file"
+)
 
 # A lone surrogate, which JSON can hold and UTF-8 cannot, would break whatever says the name.
 _NAME = re.compile(rf"[^\0\ud800-\udfff]{{1,{NAME_LENGTH}}}")

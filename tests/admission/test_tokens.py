@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaws_proto.admission.tokens import ANONYMOUS, TOKEN_LENGTH, Key, Principal, TokenVerifier, issue_token
+from qaws_proto.admission.keys import Key
+from qaws_proto.admission.tokens import ANONYMOUS, TOKEN_LENGTH, Principal, TokenVerifier, issue_token
 from qaws_proto.config import AuthenticationConfig, ConfigError
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -32,6 +32,7 @@ from qaws_proto.effects import (
     Drained,
     DropConnection,
     Effect,
+    LoadKeys,
     LoadSession,
     MessageEffect,
     Note,
@@ -49,6 +50,8 @@ from qaws_proto.inputs import (
     ConnectionOpened,
     EofReceived,
     Input,
+    KeysFailed,
+    KeysLoaded,
     LoadFailed,
     MessageReceived,
     MetricsCollected,
@@ -434,6 +437,7 @@ class NodeUnderTest:
         self.prompt = prompt
         self.asked: list[SaveRecords | LoadSession] = []  # of the store, and not answered
         self.now = now
+        self.loading: LoadKeys | None = None  # keys that the test has to answer for
         self.clients: dict[int, Client] = {}
         self.runs: dict[str, StartRun] = {}  # started and not reported as ended
         self.started: dict[str, StartRun] = {}
@@ -476,6 +480,18 @@ class NodeUnderTest:
     def collected(self, body: bytes | None, *content_type: str) -> list[Effect]:
         """Answer whoever asked for metrics first."""
         return self.step(MetricsCollected(self.scrapes.pop(0).connection, body, *content_type))
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def give_keys(self, document: bytes) -> list[Effect]:
+        """The source of the keys holds this."""
+        assert self.loading is not None, "the node has not asked"
+        return self.step(KeysLoaded(document))
+
+    def fail_keys(self, reason: str = "status 500") -> list[Effect]:
+        """The source of the keys cannot be read."""
+        assert self.loading is not None, "the node has not asked"
+        return self.step(KeysFailed(reason))
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -567,6 +583,8 @@ class NodeUnderTest:
         if isinstance(event, RunFinished | RunFailed):
             self.runs.pop(event.run_id, None)
             self.paused.discard(event.run_id)
+        if isinstance(event, KeysLoaded | KeysFailed):
+            self.loading = None
         effects = gateway.step(event, now)
         self.history.append((event, now, effects))
         for effect in effects:
@@ -637,6 +655,9 @@ class NodeUnderTest:
             self.scrapes.append(effect)
         elif isinstance(effect, SaveRecords | LoadSession):
             self.asked.append(effect)
+        elif isinstance(effect, LoadKeys):
+            assert self.loading is None, "read twice at once"
+            self.loading = effect
         else:
             assert isinstance(effect, Drained)
             assert not self.drained, "drained twice"

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -26,6 +26,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         'this agent needs the package httpx2: pip install "qaws-gateway[openai]"', name="httpx2"
     ) from None
+
+from ..responses import body
 
 OPENAI_URL = "https://api.openai.com/v1"
 ENDPOINT = "/chat/completions"
@@ -117,7 +119,7 @@ class OpenAIAgent:
         try:
             async with self._respond(request) as response:
                 answer.begin(response.status_code, response.headers, time.time())
-                async with _body(response) as chunks:
+                async with body(response) as chunks:
                     async for data in chunks:
                         for piece in answer.feed(data):
                             yield piece
@@ -198,21 +200,6 @@ class OpenAIAgent:
             raise AgentError(
                 "a proxy of the environment cannot be used: look at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
             ) from None
-
-
-@asynccontextmanager
-async def _body(response: httpx2.Response) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The bytes of a response. At the end it is closed, and the connection with it unless all was read."""
-    chunks = response.aiter_bytes()
-    try:
-        yield chunks
-    finally:
-        # Closing alone would leave generators within httpx2 to the garbage collector, about which trio complains:
-        # they end where they read on from what is closed, which waits for nothing.
-        with anyio.CancelScope(shield=True), suppress(httpx2.RequestError, httpx2.StreamError):
-            await response.aclose()
-            async for _ in chunks:
-                pass
 
 
 def _endpoint(text: str) -> httpx2.URL:

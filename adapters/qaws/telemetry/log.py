@@ -22,7 +22,17 @@ from .values import bounded, printable
 #: What `performance_metrics` is about, by topic: durations, and how much there was.
 FIGURES: Mapping[str, frozenset[str]] = {
     "connection": frozenset({"seconds", "messages_received", "messages_sent"}),
-    "run": frozenset({"seconds", "queued_seconds", "first_chunk_seconds", "characters", "chunks", "input_tokens", "output_tokens"}),
+    "run": frozenset(
+        {
+            "seconds",
+            "queued_seconds",
+            "first_chunk_seconds",
+            "characters",
+            "chunks",
+            "input_tokens",
+            "output_tokens",
+        }
+    ),
 }
 
 
