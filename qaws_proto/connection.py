@@ -92,20 +92,20 @@ class Connection:
 
     __slots__ = (
         "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at", "_held",
-        "_link", "_node", "_opened_at", "_out", "_paused", "_peer", "_pinged_at", "_strikes",
+        "_link", "_node", "_opened_at", "_out", "_paused", "_pinged_at", "_strikes", "address",
         "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Address | None, link: ByteLink | MessageLink, node: Node, now: Now) -> None:
         self.number = number
         self.phase = Phase.HANDSHAKING
+        self.address = peer  # the client's own, behind proxies too, as soon as it is known
         self.address_key = key_of(peer)  # what it is counted under
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
         self.awaits: frozenset[tuple[str, str]] = frozenset()  # those it would read, were they there
         self._node = node
-        self._peer = peer
         self._link = link
         self._out = Outflow(number, node.outbox)
         self._credential: Credential | None = None
@@ -209,6 +209,11 @@ class Connection:
         return None if self._credential is None else self._credential.principal
 
     @property
+    def opened_at(self) -> float:
+        """When its socket opened, in seconds of the monotonic clock."""
+        return self._opened_at
+
+    @property
     def ready(self) -> bool:
         """Whether it takes messages of sessions now."""
         return self.phase is Phase.OPEN and not self._out.blocked and not self._link.over
@@ -276,7 +281,7 @@ class Connection:
             self.drop(now, row.word)
             return
         self._held = False  # the peer's answer is looked at
-        if fault is Fault.SLOW_CONSUMER:
+        if fault in (Fault.SLOW_CONSUMER, Fault.BLOCKED):
             self._out.clear()
         self._unblock()
         node = self._node
@@ -370,12 +375,13 @@ class Connection:
     def _handshake(self, request: Request, now: Now) -> None:
         node = self._node
         node.timers.clear(Reason.HEAD, self.number)
-        verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade)
+        verdict = judge(request, self.address, node.gate, now, self._link.check_upgrade)
         if isinstance(verdict, Answer):
             self._answer(verdict, now)
             return
         node.outbox.send(self.number, self._link.accept(request, verdict.subprotocol))
         node.gate.census.knocking.leave(self.address_key)
+        self.address = verdict.address
         self.address_key = key_of(verdict.address)
         node.gate.census.open.enter(self.address_key)
         self._enter(Phase.AUTHENTICATING)
@@ -517,6 +523,8 @@ class Connection:
         if principal is None or (self.principal is not None and principal.user_id != self.principal.user_id):
             self._note("WARNING", "auth_failed", topic="security")
             self.refuse(Refusal(Fault.AUTH_FAILED), now)
+        elif self._node.gate.blocks.user(principal.user_id, now):
+            self.refuse(Refusal(Fault.BLOCKED), now)
         elif self.principal is None:
             self._node.timers.clear(Reason.AUTH, self.number)
             self._establish(principal, now)

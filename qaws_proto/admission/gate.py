@@ -16,6 +16,7 @@ from ..events import ChatMessage, ClientEvent
 from ..faults import Fault
 from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
+from .blocks import Blocks, Revocations
 from .origins import Origins
 from .ratelimit import RateLimiter
 from .tokens import ANONYMOUS, Principal, TokenVerifier
@@ -124,8 +125,21 @@ class Gate:
         limiting = config.security.rate_limiting
         self.limiter = RateLimiter(limiting) if limiting.enabled else None
         self.census = Census()
+        self.blocks = Blocks(config.limits)
+        self.revocations = Revocations(config.limits, authentication)
         self._upgrade_checks = (*UPGRADE_CHECKS, *(_guarded(check, "status") for check in upgrade_checks))
         self._event_checks = (*EVENT_CHECKS, *(_guarded(check, "code") for check in event_checks))
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on; what was counted stays counted."""
+        self.config = config
+        limiting = config.security.rate_limiting
+        if not limiting.enabled:
+            self.limiter = None
+        elif self.limiter is None:
+            self.limiter = RateLimiter(limiting)
+        else:
+            self.limiter.configure(limiting)
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order."""
@@ -136,8 +150,9 @@ class Gate:
         return next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
 
     def verify(self, token: str, now: Now) -> Principal | None:
-        """The principal of a token, or None."""
-        return None if self.verifier is None else self.verifier.verify(token, now.unix)
+        """The principal of a token that is valid and not revoked, or None."""
+        principal = None if self.verifier is None else self.verifier.verify(token, now.unix)
+        return None if principal is None or self.revocations.covers(principal, now) else principal
 
     def admit_socket(self, peer: Address | None) -> Refusal | None:
         """Whether one more socket may knock: they are bounded in all, and for each address that is no proxy (H14)."""
@@ -189,7 +204,9 @@ def host_is_served(gate: Gate, applicant: Applicant) -> Refusal | None:
 def address_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
     """The client's address is not blocked. Finds the address behind trusted proxies on the way (H13)."""
     applicant.address = gate.addresses.client(applicant.peer, applicant.request)
-    return None if gate.addresses.allows(applicant.address) else Refusal(Fault.ADDRESS_REFUSED)
+    if gate.addresses.allows(applicant.address) and not gate.blocks.address(applicant.address, applicant.now):
+        return None
+    return Refusal(Fault.ADDRESS_REFUSED)
 
 
 def origin_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
@@ -234,6 +251,8 @@ def token_is_valid(gate: Gate, applicant: Applicant) -> Refusal | None:
         applicant.principal = gate.verify(token, applicant.now)
         if applicant.principal is None:
             return Refusal(Fault.BAD_TOKEN)
+        if gate.blocks.user(applicant.principal.user_id, applicant.now):
+            return Refusal(Fault.USER_REFUSED)
     return None
 
 

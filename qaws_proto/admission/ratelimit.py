@@ -26,14 +26,18 @@ class RateLimiter:
     """
 
     def __init__(self, config: RateLimitingConfig) -> None:
-        self._per_minute = config.requests_per_minute
-        self._per_second = config.burst_size
         self._max_keys = config.max_keys
+        self.configure(config)
         self._times: dict[str, bytes] = {}  # of each key the times in the last minute, in order, packed
         self._search_at = -inf
 
     def __len__(self) -> int:
         return len(self._times)
+
+    def configure(self, config: RateLimitingConfig) -> None:
+        """Hold every key to these limits from now on, those that are counted already as well."""
+        self._per_minute = config.requests_per_minute
+        self._per_second = config.burst_size
 
     def admit(self, key: str, mono: float) -> float:
         """0.0 and the message is counted, or the seconds after which one will be let in (then nothing is counted).

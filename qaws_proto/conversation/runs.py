@@ -28,16 +28,26 @@ class Runs:
     def __init__(
         self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice
     ) -> None:
-        self._config = config.agent
         self._double_text = config.sessions.double_text
-        self._queue = config.sessions.queue
-        self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._voice = voice
         self._metrics = config.logging.performance_metrics
         self._timers = timers
         self._outbox = outbox
         self._ids = ids
         self._runs: dict[str, Run] = {}
+        self._go_by(config)
+
+    def _go_by(self, config: WebSocketConfig) -> None:
+        self._config = config.agent
+        self._queue = config.sessions.queue
+        self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on, with the runs that are under way as well."""
+        self._go_by(config)
+        for run in self._runs.values():
+            if run.state is State.RUNNING:
+                self._timers.set(Reason.RUN, run.id, self._deadline(run))
 
     def __len__(self) -> int:
         return len(self._runs)
