@@ -475,6 +475,14 @@ class LimitsConfig(Section):
     )
     refusal_interval: Seconds = Field(default=10, description="seconds between log lines on one refused address (H3)")
     refusal_addresses: Count = Field(default=10_000, description="addresses remembered for that; more are not logged")
+    blocks: Count = Field(
+        default=10_000, description="users blocked at once, and as many networks; the operator is refused more (A5)"
+    )
+    revocations: Count = Field(
+        default=100_000,
+        description="tokens revoked at once, and as many users, while they could be good; the operator is refused "
+        "more (A5)",
+    )
     json_depth: Count = Field(default=32, description="nesting of an event (M4)")
     verified_tokens: Count = Field(default=10_000, description="tokens whose verification is remembered (A6)")
     failed_tokens_per_minute: int = Field(

@@ -97,7 +97,7 @@ class Connection:
 
     __slots__ = (
         "_asked", "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at",
-        "_held", "_link", "_node", "_out", "_paused", "_peer", "_pinged_at", "_scrape", "_strikes", "_tally",
+        "_held", "_link", "_node", "_out", "_paused", "_pinged_at", "_scrape", "_strikes", "_tally", "address",
         "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
     )  # fmt: skip
 
@@ -107,13 +107,13 @@ class Connection:
     ) -> None:  # fmt: skip
         self.number = number
         self.phase = Phase.HANDSHAKING
+        self.address = peer  # the client's own, behind proxies too, as soon as it is known
         self.address_key = key_of(peer)  # what it is counted under
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
         self.awaits: frozenset[tuple[str, str]] = frozenset()  # those it would read, were they there
         self._node = node
-        self._peer = peer
         self._link = link
         self._out = Outflow(number, node.outbox)
         self._credential: Credential | None = None
@@ -258,6 +258,11 @@ class Connection:
         return None if self._credential is None else self._credential.principal
 
     @property
+    def opened_at(self) -> float:
+        """When its socket opened, in seconds of the monotonic clock."""
+        return self.traffic.opened_at
+
+    @property
     def ready(self) -> bool:
         """Whether it takes messages of sessions now."""
         return self.phase is Phase.OPEN and not self._out.blocked and not self._link.over
@@ -328,7 +333,7 @@ class Connection:
             self.drop(now, row.word)
             return
         self._held = False  # the peer's answer is looked at
-        if fault is Fault.SLOW_CONSUMER:
+        if fault in (Fault.SLOW_CONSUMER, Fault.BLOCKED):
             self._out.clear()
         self._unblock()
         node = self._node
@@ -436,7 +441,7 @@ class Connection:
         node.timers.clear(Reason.HEAD, self.number)
         census = node.gate.census
         internal = self._tally is census.scraping
-        verdict = judge(request, self._peer, node.gate, now, self._link.check_upgrade, internal=internal)
+        verdict = judge(request, self.address, node.gate, now, self._link.check_upgrade, internal=internal)
         if verdict is None:
             self._await_keys(request, now)
             return
@@ -449,6 +454,7 @@ class Connection:
         node.counts.upgraded += 1
         node.outbox.send(self.number, self._link.accept(request, verdict.subprotocol))
         self._tally.leave(self.address_key)
+        self.address = verdict.address
         self._tally, self.address_key = census.open, key_of(verdict.address)
         self._tally.enter(self.address_key)
         self.trace = of_headers(request.values("traceparent"), request.values("tracestate"))
@@ -626,6 +632,9 @@ class Connection:
         """Say why a token is not taken, and close."""
         if refused.fault is Fault.KEYS_UNAVAILABLE:
             self.close(Fault.NO_KEYS, now)
+            return
+        if refused.fault is Fault.USER_REFUSED:
+            self.refuse(Refusal(Fault.BLOCKED), now)
             return
         self._note("WARNING", "auth_failed", topic="security")
         flood = refused.fault is Fault.FAILED_TOKENS

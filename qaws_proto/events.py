@@ -183,7 +183,7 @@ class Refused(NamedTuple):
 
 
 class ClientEvents:
-    """The client events a node understands; `parse` turns one text into one of them. `types` are what they are called."""
+    """The client events a node understands; `parse` turns one text into one of them. `types`: what they are called."""
 
     def __init__(self, models: Sequence[type[ClientEvent]], depth: int) -> None:
         """`depth` bounds the nesting of an event. Raises ValueError where a type is missing or there twice."""

@@ -61,6 +61,7 @@ class Fault(Enum):
     METRICS_TOKEN = Row(PEER, NEW_TOKEN, "unauthorized", "Metrics need a token of their own", status=401)
     ORIGIN_REFUSED = Row(PEER, NO, "origin refused", "This origin is not allowed", status=403, close=4403)
     ADDRESS_REFUSED = Row(PEER, NO, "address refused", "This address is not allowed", status=403, close=4403)
+    USER_REFUSED = Row(PEER, NO, "forbidden", "This is not allowed", status=403, close=4403)
     NOT_FOUND = Row(PEER, NO, "not found", "Nothing is served at this path", status=404, close=1002)
     METHOD_REFUSED = Row(PEER, NO, "method not allowed", "This method is not allowed here", status=405)
     HEAD_TIMEOUT = Row(PEER, YES, "request timeout", "The request head did not arrive in time", status=408)
@@ -102,6 +103,7 @@ class Fault(Enum):
         PEER, LATER, "failed tokens", "Too many tokens of this address failed", close=4429, code="RATE_LIMIT"
     )
     NO_KEYS = Row(SERVER, LATER, "no keys", "No token can be verified at the moment", close=1013)
+    BLOCKED = Row(PEER, NO, "forbidden", "This is not allowed", close=4403, code="FORBIDDEN")
     FORBIDDEN = Row(PEER, NO, "forbidden", "This is not allowed with this token", code="FORBIDDEN")
 
     # Events (GUARANTEES M1 to M5, R1)
@@ -143,4 +145,5 @@ class Fault(Enum):
     # The server itself
     INTERNAL = Row(SERVER, BACK_OFF, "internal", "Something went wrong here", status=500, close=1011, code="INTERNAL")
     GOING_AWAY = Row(NOBODY, LATER, "going away", "The server stops", close=1001)
+    DISCONNECTED = Row(NOBODY, YES, "closed by operator", "The operator closed the connection", close=1008)
     RESTARTING = Row(NOBODY, LATER, "restarting", "The server restarts", close=1012)

@@ -20,6 +20,7 @@ from .chats import Chats
 from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .connection import Connection, Node, Phase, whole
+from .control import Control
 from .conversation.accounts import Accounts
 from .conversation.journal import Journal
 from .conversation.runs import Runs
@@ -108,7 +109,6 @@ class Gateway:
         check_events(config.security.authorization, client_events.types.values())
         self.counts = Counts(client_events.types)
         self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions, self.counts)
-        self._config = config
         self._deflate = Deflate(config.server.compression) if config.server.compression.enabled else None
         self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
             event.model: event.handler for event in events
@@ -119,6 +119,7 @@ class Gateway:
         voice = Voice(self._journal)
         self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run), self.counts)
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
+        self.control = Control(self._node, self._connections, self._runs)
         self._drain_until: float | None = None
         self._drained = False
         self._routes: dict[type, Callable[[Any, Now], None]] = {
@@ -141,6 +142,7 @@ class Gateway:
             MetricsCollected: self._metrics_collected,
             DrainRequested: self._drain_requested,
             StopRequested: self._stop_requested,
+            **self.control.routes,
         }
         if durable:
             self._routes |= {
@@ -163,7 +165,8 @@ class Gateway:
         """Take one thing that happened at `now`; the things that must be done, in order.
 
         Raises TypeError for what is no input and ValueError for a connection number that was never opened or opened
-        twice, for bytes where messages are due and the reverse: mistakes of the caller, which leave the node as it was.
+        twice, for bytes where messages are due and the reverse, and for a command of an operator that cannot be done:
+        mistakes of the caller, which leave the node as it was.
         """
         route = self._routes.get(type(event))
         if route is None:
@@ -179,6 +182,11 @@ class Gateway:
     def wake_at(self) -> float | None:
         """When the next timer is due, in seconds of the monotonic clock; None where none is set. Changes nothing."""
         return self._timers.soonest
+
+    @property
+    def config(self) -> WebSocketConfig:
+        """The settings in force: those it was given, with what `LimitsChanged` has put in their place."""
+        return self._node.config
 
     @property
     def connections(self) -> int:
@@ -212,17 +220,17 @@ class Gateway:
     def read_size(self, connection: int) -> int:
         """How many bytes to read from a connection at once."""
         held = self._connections.get(connection)
-        return self._config.limits.read if held is None else held.read_size
+        return self.config.limits.read if held is None else held.read_size
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connection_opened(self, event: ConnectionOpened, now: Now) -> None:
-        link = ByteLink(self._config.limits, self._deflate)
+        link = ByteLink(self.config.limits, self._deflate)
         self._open(event.connection, event.peer, link, now, internal=event.internal)
 
     def _request_received(self, event: RequestReceived, now: Now) -> None:
         request = Request(event.method, event.target, event.headers)
-        link = MessageLink(event.connection, request, self._config.limits, upgrade=event.upgrade, denial=event.denial)
+        link = MessageLink(event.connection, request, self.config.limits, upgrade=event.upgrade, denial=event.denial)
         connection = self._open(event.connection, event.peer, link, now)
         if connection is not None:
             self._handle_all(connection, connection.turn(now), now)
@@ -237,9 +245,9 @@ class Gateway:
         self._newest = number
         census = self._node.gate.census
         refused = None if internal else self._node.gate.admit_socket(peer)
-        crowded = refused is not None and census.knocking.total >= 2 * self._config.limits.handshakes
+        crowded = refused is not None and census.knocking.total >= 2 * self.config.limits.handshakes
         if internal:
-            crowded = census.scraping.total >= self._config.metrics.scrapers
+            crowded = census.scraping.total >= self.config.metrics.scrapers
         self._node.counts.crowded += crowded
         if crowded or (self._drained and not link.framed):  # a host that goes on without this node is told so
             self._outbox.add(DropConnection(number))
@@ -397,7 +405,7 @@ class Gateway:
         if session.settled or self._drained:  # behind the end nothing is kept any more
             self._sessions.forget(session)
         else:
-            self._timers.set(Reason.SESSION, session.number, now.mono + self._config.store.retry)
+            self._timers.set(Reason.SESSION, session.number, now.mono + self.config.store.retry)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -405,11 +413,12 @@ class Gateway:
         """No new clients; what runs may finish; then every connection is closed, a few at a time (D1)."""
         if self._drain_until is not None:
             return
-        drain = self._config.drain
+        drain = self.config.drain
         self._drain_until = now.mono + drain.timeout
         self._chats.draining = True
         self._node.gate.census.draining = True
-        self._outbox.add(Note("node", "INFO", "draining", {"connections": len(self._connections), "runs": self.runs}))
+        fields: dict[str, Scalar] = {"connections": len(self._connections), "runs": self.runs}
+        self._outbox.add(Note("node", "INFO", "draining", {**fields, "by": event.by, "reason": event.reason}))
         data = {"deadline": whole(drain.timeout), "reconnect_after": whole(drain.reconnect_after)}
         notice = SystemEvent(event_name="server_draining", data={**data})
         message = Encoded(dump(notice))  # encoded once for all
@@ -423,14 +432,14 @@ class Gateway:
         over = now.mono >= self._drain_until
         if over:
             self._cancel_runs(now)
-        left = self._config.drain.closes
+        left = self.config.drain.closes
         for connection in list(self._connections.values()):
             if left == 0:
                 break
             if (over or connection.idle) and connection.phase in (Phase.AUTHENTICATING, Phase.OPEN):
                 connection.close(Fault.RESTARTING, now)
                 left -= 1
-        self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
+        self._timers.set(Reason.DRAIN, 0, now.mono + self.config.drain.interval)
         self._check_drained(now)
 
     def _stop_requested(self, event: StopRequested, now: Now) -> None:
@@ -451,11 +460,11 @@ class Gateway:
         """Say when a drain is over. Sockets that are not upgraded (probes, refused clients) do not hold it up."""
         if self._drain_until is None or self._drained:
             return
-        patient = now.mono < self._drain_until + self._config.limits.close_timeout
+        patient = now.mono < self._drain_until + self.config.limits.close_timeout
         unsaved = self._journal is not None and self._journal.pending and patient
         if self._node.gate.census.open.total or self._runs.live or unsaved:
             if self._timers.at(Reason.DRAIN, 0) is None:
-                self._timers.set(Reason.DRAIN, 0, now.mono + self._config.drain.interval)
+                self._timers.set(Reason.DRAIN, 0, now.mono + self.config.drain.interval)
             return
         self._drained = True
         self._timers.clear(Reason.DRAIN, 0)

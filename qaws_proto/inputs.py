@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from .records import StoredSession, kind
@@ -231,9 +232,86 @@ class KeysRequested(NamedTuple):
 class DrainRequested(NamedTuple):
     """The node should stop: no new clients, runs may finish, then every connection is closed with 1012 (D1)."""
 
+    by: str = "operator"
+    reason: str = ""
+
 
 class StopRequested(NamedTuple):
     """The node should stop now: runs are cancelled, connections closed with 1001."""
+
+
+class DisconnectRequested(NamedTuple):
+    """An operator closes connections: those that match all that is named. Their clients may come back.
+
+    Of this and the other commands: `by` says who gave it, `reason` why.
+    """
+
+    by: str
+    reason: str
+    number: int | None = None  # of a connection
+    user_id: str | None = None
+    session_id: str | None = None
+
+
+class UserBlocked(NamedTuple):
+    """A user is kept out, for so many seconds or (None) for ever; connections are closed, runs cancelled (A5)."""
+
+    by: str
+    reason: str
+    user_id: str
+    seconds: float | None = None
+
+
+class UserUnblocked(NamedTuple):
+    """A user may come in again."""
+
+    by: str
+    reason: str
+    user_id: str
+
+
+class AddressBlocked(NamedTuple):
+    """An address or a network (CIDR) is kept out, for so many seconds or (None) for ever (A5).
+
+    An IPv6 address without a prefix stands for its /64.
+    """
+
+    by: str
+    reason: str
+    address: str
+    seconds: float | None = None
+
+
+class AddressUnblocked(NamedTuple):
+    """The block of this very address or network is lifted."""
+
+    by: str
+    reason: str
+    address: str
+
+
+class TokenRevoked(NamedTuple):
+    """The token of this `jti` is good no more; the connections that speak with it are closed (A5)."""
+
+    by: str
+    reason: str
+    token_id: str
+
+
+class UserRevoked(NamedTuple):
+    """The tokens of a user with an `iat` until now are good no more; newer ones are."""
+
+    by: str
+    reason: str
+    user_id: str
+
+
+class LimitsChanged(NamedTuple):
+    """Settings of `qaws_proto.live_settings` by their dotted names, and what they are from now on."""
+
+    by: str
+    reason: str
+    changes: Mapping[str, object]
 
 
 def _text(content: object) -> str:
@@ -247,7 +325,11 @@ ConnectionInput = (
 RunInput = RunStarted | RunChunk | RunStep | RunFinished | RunFailed
 StoreInput = StoreOpened | RecordsSaved | SaveFailed | SessionLoaded | LoadFailed
 KeysInput = KeysLoaded | KeysFailed | KeysRequested
+Command = (
+    DisconnectRequested | UserBlocked | UserUnblocked | AddressBlocked | AddressUnblocked
+    | TokenRevoked | UserRevoked | LimitsChanged
+)  # fmt: skip
 Input = (
     ConnectionOpened | RequestReceived | ConnectionInput | TimerFired | RunInput | StoreInput | KeysInput
-    | MetricsCollected | DrainRequested | StopRequested
+    | MetricsCollected | DrainRequested | StopRequested | Command
 )  # fmt: skip

@@ -9,10 +9,10 @@ from .effects import Scalar
 class Traffic:
     """Counts of one connection since it was opened. An integer each: it is counted at every message."""
 
-    __slots__ = ("_opened_at", "received", "resumes", "sent", "sessions")
+    __slots__ = ("opened_at", "received", "resumes", "sent", "sessions")
 
     def __init__(self, now: Now) -> None:
-        self._opened_at = now.mono
+        self.opened_at = now.mono
         self.received = 0  # text messages of the peer, also those that were refused
         self.sent = 0  # text messages for the peer, also those that a peer that read too slowly never got
         self.sessions = 0  # that it has read
@@ -21,7 +21,7 @@ class Traffic:
     def fields(self, now: Now) -> dict[str, Scalar]:
         """Its counts, and how long it was open, in seconds."""
         return {
-            "seconds": round(now.mono - self._opened_at, 6),
+            "seconds": round(now.mono - self.opened_at, 6),
             "messages_received": self.received,
             "messages_sent": self.sent,
             "sessions": self.sessions,

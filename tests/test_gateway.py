@@ -546,7 +546,7 @@ def test_a_drain_lets_runs_finish_and_then_closes_with_1012() -> None:
     for client in (busy, idle):
         assert client.expect_system("server_draining") == {"deadline": 30, "reconnect_after": 1}
     idle.expect_close(1012)
-    assert node.note("draining").fields == {"connections": 2, "runs": 2}
+    assert node.note("draining").fields == {"connections": 2, "runs": 2, "by": "operator", "reason": ""}
     assert node.step(DrainRequested()) == []
     idle.send_bytes(frame(8, (1012).to_bytes(2)))
     busy.chat(id="m3")

@@ -52,6 +52,8 @@ def calls(tree: ast.AST) -> Iterator[Found]:
         elif called == "_note" and len(node.args) == 2 and texts(node.args[0]) <= LEVELS and texts(node.args[1]):
             (topic,), (name,) = texts(words.pop("topic", None)) or {"connection"}, texts(node.args[1])
             yield topic, name, texts(node.args[0]), set(words)
+        elif called in ("_done", "_note") and len(node.args) >= 3 and texts(node.args[0]):  # commands of operators
+            yield "control", texts(node.args[0]).pop(), {"INFO"}, set(words)
         elif called == "log_event":
             yield loggers[ast.unparse(node.args[0])], texts(node.args[2]).pop(), texts(node.args[1]), set(words)
 

@@ -40,7 +40,6 @@ from qaws_proto.effects import (
 )
 from qaws_proto.inputs import (
     ConnectionOpened,
-    DrainRequested,
     Input,
     KeysRequested,
     RunChunk,
@@ -53,6 +52,7 @@ from qaws_proto.inputs import (
 )
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
+from .control import LiveControl
 from .host import start_task
 from .keys import KeyPort
 from .stores import Store, store_of
@@ -124,8 +124,8 @@ class _ActiveRun:
             self.scope.cancel()
 
 
-class WebSocketManager:
-    """A node with its agent, ready to be driven by any adapter."""
+class WebSocketManager(LiveControl):
+    """A node with its agent, ready to be driven by any adapter, and what an operator does to it."""
 
     def __init__(
         self,
@@ -287,10 +287,6 @@ class WebSocketManager:
     def wake(self) -> None:
         """The time of the timer has come."""
         self.feed(TimerFired())
-
-    def drain(self) -> None:
-        """Stop gracefully: `drained` is called when no connection is left."""
-        self.feed(DrainRequested())
 
     def stop(self) -> None:
         """Stop now."""

@@ -32,6 +32,10 @@ class Budget:
         self._day = -1
         self._used: dict[str, int] = {}
 
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by this budget from now on; what was used stays used."""
+        self._config = config
+
     def __len__(self) -> int:
         return len(self._used)
 

@@ -15,6 +15,10 @@ class DryRun:
         self._outbox = outbox
         self._noted = Seldom(config.limits.refusal_interval, config.limits.refusal_addresses)
 
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on."""
+        self._config = config
+
     def excuses(self, limit: str, key: str, wait: float, mono: float) -> bool:
         """Whether a limit is on trial; then what it would refuse is noted: at WARNING once a key and interval."""
         if not self._config.security.rate_limiting.dry_run:

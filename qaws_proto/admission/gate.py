@@ -18,6 +18,7 @@ from ..faults import Fault
 from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
 from .authorization import Authorization
+from .blocks import Blocks, Revocations
 from .dry_run import DryRun
 from .keyloader import KeyLoader
 from .origins import Origins
@@ -135,9 +136,17 @@ class Gate:
         self.rates = Rates(config)
         self.dry_run = DryRun(config, Outbox() if outbox is None else outbox)
         self.census = Census()
+        self.blocks = Blocks(config.limits)
+        self.revocations = Revocations(config.limits, authentication)
         self._upgrade_checks = (*UPGRADE_CHECKS, *(_guarded(check, "status") for check in upgrade_checks))
         permitted = (event_is_permitted,) if self.authorization else ()
         self._event_checks = (*EVENT_CHECKS, *permitted, *(_guarded(check, "code") for check in event_checks))
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on; what was counted stays counted."""
+        self.config = config
+        self.rates.configure(config)
+        self.dry_run.configure(config)
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order; one that passes them all is counted."""
@@ -165,8 +174,9 @@ class Gate:
         return address_key if self.verifier is None else user_account(principal.user_id)
 
     def verify(self, token: str, now: Now) -> Principal | None:
-        """The principal of a token, or None."""
-        return None if self.verifier is None else self.verifier.verify(token, now.unix)
+        """The principal of a token that is valid and not revoked, or None."""
+        principal = None if self.verifier is None else self.verifier.verify(token, now.unix)
+        return None if principal is None or self.revocations.covers(principal, now) else principal
 
     def authenticate(self, token: str, address_key: str, now: Now) -> Principal | Refusal | None:
         """Who a token is for, or why nobody; None where it has to wait for keys. Failures are charged to the address.
@@ -181,7 +191,7 @@ class Gate:
                 return Refusal(Fault.FAILED_TOKENS, wait)
         principal = self.verify(token, now)
         if principal is not None:
-            return principal
+            return Refusal(Fault.USER_REFUSED) if self.blocks.user(principal.user_id, now) else principal
         keys = self.keys
         if keys is not None and keys.concerns(token, now):
             if keys.coming(now):
@@ -241,7 +251,9 @@ def host_is_served(gate: Gate, applicant: Applicant) -> Refusal | None:
 def address_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
     """The client's address is not blocked. Finds the address behind trusted proxies on the way (H13)."""
     applicant.address = gate.addresses.client(applicant.peer, applicant.request)
-    return None if gate.addresses.allows(applicant.address) else Refusal(Fault.ADDRESS_REFUSED)
+    if gate.addresses.allows(applicant.address) and not gate.blocks.address(applicant.address, applicant.now):
+        return None
+    return Refusal(Fault.ADDRESS_REFUSED)
 
 
 def origin_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:

@@ -29,6 +29,10 @@ class Rates:
         self._connections = SlidingWindows(config)
         self._failed_tokens = SlidingWindows(config)
 
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these limits from now on; what was counted stays counted."""
+        self._config = config
+
     def over(self, account: str, address_key: str, mono: float) -> list[Over]:
         """The limits that have no room for a message now; none of them is charged."""
         rates, full = self._config.security.rate_limiting, []

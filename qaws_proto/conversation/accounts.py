@@ -28,6 +28,11 @@ class Accounts:
         self._runs = Tally()
         self._budget = Budget(config)
 
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these limits from now on."""
+        self._config = config
+        self._budget.configure(config)
+
     def enter(self, account: str, now: Now) -> Place | Refusal:
         """Take a place for a message, or say why there is none: then nothing is taken."""
         if self._runs.of(account) >= self._config.agent.runs_per_user:

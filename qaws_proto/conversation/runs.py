@@ -32,10 +32,7 @@ class Runs:
         self, config: WebSocketConfig, timers: Timers, outbox: Outbox, ids: Callable[[], str], voice: Voice,
         accounts: Accounts, counts: Counts,
     ) -> None:  # fmt: skip
-        self._config = config.agent
         self._double_text = config.sessions.double_text
-        self._queue = config.sessions.queue
-        self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._voice = voice
         self._counts = counts
         self._timers = timers
@@ -43,6 +40,20 @@ class Runs:
         self._ids = ids
         self._accounts = accounts
         self._runs: dict[str, Run] = {}
+        self._go_by(config)
+
+    def _go_by(self, config: WebSocketConfig) -> None:
+        self._config = config.agent
+        self._queue = config.sessions.queue
+        self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on, with the runs that are under way as well."""
+        self._go_by(config)
+        self._accounts.configure(config)
+        for run in self._runs.values():
+            if run.state is State.RUNNING:
+                self._timers.set(Reason.RUN, run.id, self._deadline(run))
 
     def __len__(self) -> int:
         return len(self._runs)

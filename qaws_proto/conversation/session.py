@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from ..clock import Now, Reason, Timers
@@ -244,6 +244,13 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._by_number)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._by_number.values())
+
+    def configure(self, config: SessionsConfig) -> None:
+        """Go by these settings from now on. What a session or its log has copied stays with it."""
+        self.config = config
 
     def find(self, owner: str, session_id: str) -> Session | None:
         """The session of this owner and id."""

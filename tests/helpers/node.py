@@ -93,10 +93,12 @@ def configure(*, authentication: bool = False, **sections: dict[str, Any]) -> We
     return WebSocketConfig.model_validate({"security": security, **sections})
 
 
-def token(user_id: str = "user-1", *, unix: float = UNIX, expires_in: int = 3600, **claims: Any) -> str:
+def token(
+    user_id: str = "user-1", *, unix: float = UNIX, expires_in: int = 3600, token_id: str = "t", **claims: Any
+) -> str:
     """A valid token for the configuration that `configure(authentication=True)` makes."""
     settings = AuthenticationConfig.model_validate({"jwt_secret": SECRET})
-    return issue_token(settings, user_id, unix=unix, token_id="t", expires_in=expires_in, claims=claims or None)
+    return issue_token(settings, user_id, unix=unix, token_id=token_id, expires_in=expires_in, claims=claims or None)
 
 
 def counter() -> Callable[[], str]:
