@@ -193,6 +193,10 @@ class CorsConfig(Section):
         default=["http://localhost:*", "http://127.0.0.1:*"],
         description="exact origins; a port `*` stands for any port, a lone `*` for any origin",
     )
+    credentials: bool = Field(
+        default=False,
+        description="let pages send cookies, for a proxy in front that lets people in by them; not with the origin `*`",
+    )
     methods: list[Token] = Field(default=["GET", "POST"], description="answered to a preflight request")
     headers: list[Token] = Field(
         default=["Content-Type", "Authorization"], description="answered to a preflight request"
