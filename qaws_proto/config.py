@@ -7,8 +7,7 @@ are seconds, sizes are bytes unless a name says otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -23,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
+from .strength import MAKE_ONE, weakness
+
 MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
 
 NO_SECRET = (
@@ -148,12 +148,12 @@ class AuthenticationConfig(Section):
     """Who may speak: JSON Web Tokens (RFC 7519)."""
 
     enabled: bool = Field(default=True, description="off: everybody is `anonymous`, or who the message says")
-    allow_public: bool = Field(default=False, description="let `enabled: false` stand on an address others can reach")
+    allow_public: bool = Field(default=False, description="let `enabled: false` stand where others can reach the node")
     allow_weak_secret: bool = Field(default=False, description="let a secret stand that can be guessed")
     jwt_secret: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_secret", "secret_key"),
-        description="HMAC secret, at least 32 bytes",
+        description="HMAC secret, at least 32 bytes that cannot be guessed",
     )
     algorithm: Literal["HS256"] = Field(default="HS256", description="signature algorithm that belongs to the secret")
     token_expiry: int = Field(default=3600, ge=1, le=86_400, description="seconds a token issued here lives")
@@ -170,18 +170,16 @@ class AuthenticationConfig(Section):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _long_enough(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _hard_to_guess(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None:
             return None
         try:
-            size = len(secret.get_secret_value().encode())
+            weak = weakness(secret.get_secret_value())
         except UnicodeEncodeError:
             # That exception holds the secret.
-            raise ValueError("the secret is not valid UTF-8; make one with: openssl rand -base64 48") from None
-        if size < HMAC_SECRET_BYTES and not info.data.get("allow_weak_secret"):
-            raise ValueError(
-                f"the secret is shorter than {HMAC_SECRET_BYTES} bytes; make one with: openssl rand -base64 48"
-            )
+            raise ValueError(f"the secret is not valid UTF-8; {MAKE_ONE}") from None
+        if weak is not None and not info.data.get("allow_weak_secret"):
+            raise ValueError(weak)
         return secret
 
 
@@ -393,30 +391,3 @@ class WebSocketConfig(Section):
     sessions: SessionsConfig = SessionsConfig()
     store: StoreConfig = StoreConfig()
     drain: DrainConfig = DrainConfig()
-
-    def require_safe(self, hosts: Sequence[str] | None = None) -> None:
-        """Raise ConfigError where a node would let in everybody unasked, or could let in nobody (D6).
-
-        `hosts` are those that are really listened on; without them those that the settings name count.
-        """
-        authentication = self.security.authentication
-        if authentication.enabled and authentication.jwt_secret is None:
-            raise ConfigError(NO_SECRET)
-        if authentication.enabled or authentication.allow_public:
-            return
-        public = next(
-            (host for host in (self.server.hosts if hosts is None else hosts) if not _is_loopback(host)), None
-        )
-        if public is not None:
-            raise ConfigError(
-                f"security.authentication.enabled: authentication is off and {public!r} can be reached by "
-                "others; turn it on, listen on localhost, or set security.authentication.allow_public (--allow-public)"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; a name other than `localhost` may stand for anything."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -21,6 +21,7 @@ from .asgi_transport import AsgiTransport, Message, Scope, Send, can_deny, perfo
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
+from .safety import require_safe
 from .stores import StoreError
 
 Receive = Callable[[], Awaitable[Message]]
@@ -63,6 +64,7 @@ class WebSocketApp:
             if self._drained is None:
                 await self.manager.open_store()
                 self.manager.attach(self._host)
+                self.manager.log_warnings([])  # which address a request comes in at is known with each
                 self._drained = anyio.Event()
                 self.manager.drained = self._drained.set
 
@@ -118,11 +120,11 @@ class WebSocketApp:
         host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
         try:
             await self._start()
-            self.config.require_safe([] if host is None else [host])
+            self.manager.require_safe([] if host is None else [host])
         except (ConfigError, StoreError) as error:
             if host not in self._unsafe and len(self._unsafe) < self.config.limits.refusal_addresses:
                 self._unsafe.add(host)
-                LOGGER.error("%s", error)
+                _complain(error)
             return False
         return True
 
@@ -170,11 +172,18 @@ def create_app() -> WebSocketApp:
         if not config.enabled:
             raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
         configure_logging(config.logging)
+        require_safe(config)  # before the agent is loaded, which may take its time
         name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
         return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
     except (ConfigError, AgentError, StoreError) as error:
-        LOGGER.error("%s", error)
+        _complain(error)
         raise SystemExit(STARTUP_FAILURE) from error
+
+
+def _complain(error: Exception) -> None:
+    """A line in the log for each thing that is wrong."""
+    for line in str(error).splitlines():
+        LOGGER.error("%s", line)
 
 
 def _request(scope: Scope, socket_path: str) -> RequestReceived:

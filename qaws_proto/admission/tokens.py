@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jwt
 
-from ..config import HMAC_SECRET_BYTES, NO_SECRET, AuthenticationConfig, ConfigError
+from ..config import NO_SECRET, AuthenticationConfig, ConfigError
 from ..events import NAME_LENGTH
+from ..strength import HMAC_SECRET_BYTES
 
 TOKEN_LENGTH = 8 * 1024  # bytes of a token (A8)
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")  # PROTOCOL, "Opening and authenticating"
