@@ -7,7 +7,7 @@ are seconds, sizes are bytes unless a name says otherwise.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -391,3 +391,11 @@ class WebSocketConfig(Section):
     sessions: SessionsConfig = SessionsConfig()
     store: StoreConfig = StoreConfig()
     drain: DrainConfig = DrainConfig()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; a name other than `localhost` may stand for anything."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

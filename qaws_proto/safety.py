@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from ipaddress import collapse_addresses, ip_address
+from ipaddress import collapse_addresses
 from typing import NamedTuple
 
-from .config import NO_SECRET, ConfigError, WebSocketConfig, networks
+from .config import NO_SECRET, ConfigError, WebSocketConfig, is_loopback, networks
 from .strength import MAKE_ONE, weakness
 
 ALLOW_PUBLIC = "security.authentication.allow_public"
@@ -51,14 +51,6 @@ def require_safe(config: WebSocketConfig, hosts: Sequence[str] | None = None, *,
     refused = [str(one) for one in findings(config, hosts, stored=stored) if one.refuses]
     if refused:
         raise ConfigError("\n".join(refused))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; a name other than `localhost` may stand for anything."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _unless(allowed: bool, by: str, setting: str, wrong: str, remedy: str) -> Finding:

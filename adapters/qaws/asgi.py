@@ -64,7 +64,7 @@ class WebSocketApp:
             if self._drained is None:
                 await self.manager.open_store()
                 self.manager.attach(self._host)
-                self.manager.log_warnings([])  # which address a request comes in at is known with each
+                self.manager.log_warnings(None)
                 self._drained = anyio.Event()
                 self.manager.drained = self._drained.set
 

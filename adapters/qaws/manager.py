@@ -230,8 +230,8 @@ class WebSocketManager:
         """Raise ConfigError where it is unsafe to serve, at these addresses or else at those of the settings (D6)."""
         require_safe(self.config, hosts, stored=self._stored)
 
-    def log_warnings(self, hosts: Sequence[str]) -> None:
-        """Say in the log which settings should be looked at, where these addresses are served."""
+    def log_warnings(self, hosts: Sequence[str] | None) -> None:
+        """Log which settings should be looked at, where these addresses are served; None: those of a host of ASGI."""
         log_warnings(self.config, hosts, stored=self._stored)
 
     def register(self, transport: AnyTransport) -> int:

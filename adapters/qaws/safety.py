@@ -28,9 +28,13 @@ def warnings(config: WebSocketConfig, hosts: Sequence[str] | None = None, *, sto
     return found
 
 
-def log_warnings(config: WebSocketConfig, hosts: Sequence[str], *, stored: bool = False) -> None:
-    """A line in the log for each."""
-    for one in warnings(config, hosts, stored=stored):
+def log_warnings(config: WebSocketConfig, hosts: Sequence[str] | None, *, stored: bool = False) -> None:
+    """A line in the log for each. `hosts` is None behind a host of ASGI: each request tells where it came in."""
+    found = warnings(config, hosts or [], stored=stored)
+    if hosts is None and config.security.ssl.enabled:
+        remedy = "give certificate and key to the host"
+        found.append(Finding("security.ssl.enabled", "TLS is the host's under ASGI", remedy, refuses=False))
+    for one in found:
         LOGGER.warning("setting_warning setting=%s reason=%s", one.setting, printable(f"{one.wrong}; {one.remedy}"))
 
 

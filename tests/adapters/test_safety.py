@@ -59,11 +59,13 @@ async def test_a_server_warns_by_the_addresses_that_are_really_listened_on(
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_application_warns_once_and_not_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
-    async with hosting(open_app(logging={"log_messages": True})) as host:
+    ssl = {"enabled": True}  # which is the host's business, and nothing reads it here
+    async with hosting(open_app(logging={"log_messages": True}, security={"ssl": ssl})) as host:
         for _ in range(2):
             assert (await host.get("/healthz"))[0] == 200
     assert [message.partition(" reason=")[0] for message in caplog.messages if "warning" in message] == [
-        "setting_warning setting=logging.log_messages"
+        "setting_warning setting=logging.log_messages",
+        "setting_warning setting=security.ssl.enabled",
     ]
 
 
