@@ -48,6 +48,7 @@ async def test_a_server_warns_by_the_addresses_that_are_really_listened_on(
     adapter: Adapter, caplog: pytest.LogCaptureFixture
 ) -> None:
     security = {"authentication": {"jwt_secret": SECRET}}
+    caplog.set_level(logging.WARNING, "qaws")
     async with serving(adapter, security=security):
         assert caplog.messages == []
     async with serving(adapter, server={"host": "0.0.0.0"}, security=security):

@@ -177,14 +177,15 @@ def log_of_a_conversation(config: WebSocketConfig) -> list[str]:
                 await heard(client, "agent_response", "error")
 
     logger = logging.getLogger("qaws")
-    before = logger.handlers[:], logger.level, logger.propagate
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     written = io.StringIO()
     try:
         with redirect_stderr(written):
             configure_logging(config.logging)
             observed(talk())
     finally:
-        logger.handlers[:], logger.level, logger.propagate = before
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)  # not the attribute alone: what is enabled is remembered
     return written.getvalue().splitlines()
 
 
