@@ -7,7 +7,6 @@ are seconds, sizes are bytes unless a name says otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
@@ -24,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
+from .strength import MAKE_ONE, weakness
+
 MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
 DEFLATE_OVERHEAD = 64 * 1024  # bytes of a compressed message beyond `max_message_size`: blocks have heads (F5)
 DEFLATE_SLICE = 4 * 1024  # bytes of a compressed message that wait to be inflated together (C7)
@@ -184,12 +184,12 @@ class AuthenticationConfig(Section):
     """Who may speak: JSON Web Tokens (RFC 7519)."""
 
     enabled: bool = Field(default=True, description="off: everybody is `anonymous`, or who the message says")
-    allow_public: bool = Field(default=False, description="let `enabled: false` stand on an address others can reach")
+    allow_public: bool = Field(default=False, description="let `enabled: false` stand where others can reach the node")
     allow_weak_secret: bool = Field(default=False, description="let a secret stand that can be guessed")
     jwt_secret: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_secret", "secret_key"),
-        description="HMAC secret, at least 32 bytes",
+        description="HMAC secret, at least 32 bytes that cannot be guessed",
     )
     algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = Field(
         default="HS256",
@@ -249,18 +249,16 @@ class AuthenticationConfig(Section):
 
     @field_validator("jwt_secret", "previous_secret")
     @classmethod
-    def _long_enough(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _hard_to_guess(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None:
             return None
         try:
-            size = len(secret.get_secret_value().encode())
+            weak = weakness(secret.get_secret_value())
         except UnicodeEncodeError:
             # That exception holds the secret.
-            raise ValueError("the secret is not valid UTF-8; make one with: openssl rand -base64 48") from None
-        if size < HMAC_SECRET_BYTES and not info.data.get("allow_weak_secret"):
-            raise ValueError(
-                f"the secret is shorter than {HMAC_SECRET_BYTES} bytes; make one with: openssl rand -base64 48"
-            )
+            raise ValueError(f"the secret is not valid UTF-8; {MAKE_ONE}") from None
+        if weak is not None and not info.data.get("allow_weak_secret"):
+            raise ValueError(weak)
         return secret
 
 
@@ -271,6 +269,10 @@ class CorsConfig(Section):
     origins: list[Origin] = Field(
         default=["http://localhost:*", "http://127.0.0.1:*"],
         description="exact origins; a port `*` stands for any port, a lone `*` for any origin",
+    )
+    credentials: bool = Field(
+        default=False,
+        description="let pages send cookies, for a proxy in front that lets people in by them; not with the origin `*`",
     )
     methods: list[Token] = Field(default=["GET", "POST"], description="answered to a preflight request")
     headers: list[Token] = Field(
@@ -610,23 +612,6 @@ class WebSocketConfig(Section):
     sessions: SessionsConfig = SessionsConfig()
     store: StoreConfig = StoreConfig()
     drain: DrainConfig = DrainConfig()
-
-    def require_safe(self, hosts: Sequence[str] | None = None) -> None:
-        """Raise ConfigError where a node would let in everybody unasked, or could let in nobody (D6).
-
-        `hosts` are those that are really listened on; without them those that the settings name count.
-        """
-        authentication = self.security.authentication
-        if authentication.enabled and authentication.jwt_secret is None and authentication.key_source is None:
-            raise ConfigError(NO_SECRET)
-        if authentication.enabled or authentication.allow_public:
-            return
-        public = next((host for host in (self.server.hosts if hosts is None else hosts) if not is_loopback(host)), None)
-        if public is not None:
-            raise ConfigError(
-                f"security.authentication.enabled: authentication is off and {public!r} can be reached by "
-                "others; turn it on, listen on localhost, or set security.authentication.allow_public (--allow-public)"
-            )
 
 
 def is_loopback(host: str) -> bool:

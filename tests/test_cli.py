@@ -102,6 +102,11 @@ class Server:
                 return line
         raise AssertionError(f"{part!r} was not said, but {self.log}")
 
+    def before(self, part: str) -> str:
+        """The line with that in it that was said before it was ready."""
+        (line,) = [line for line in self.log if part in line]
+        return line
+
     def end(self) -> tuple[int, str]:
         """Wait for the end: its status, and the rest of its standard error."""
         assert self.process.stderr is not None
@@ -264,6 +269,15 @@ def test_without_its_extra_a_model_is_refused_with_what_to_install() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+FILES = {
+    "star.yaml": "{security: {cors: {origins: ['*']}}}",
+    "cookies.yaml": "{security: {cors: {origins: ['*'], credentials: true}}}",
+    "trusting.yaml": "{server: {trusted_proxies: ['0.0.0.0/1', '128.0.0.0/1']}}",
+    "unread.yaml": "{store: {path: qaws.db}}",
+    "listen.yaml": "{server: {listen: ['127.0.0.1:0']}}",
+    "typo.yaml": "{server: {prot: 1}}",
+}
+
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -273,6 +287,14 @@ def test_without_its_extra_a_model_is_refused_with_what_to_install() -> None:
     [
         ([], {}, "there is no secret"),
         ([], {"WEBSOCKET_SECRET_KEY": "weak-hush"}, "shorter than 32 bytes"),
+        ([], {"WEBSOCKET_SECRET_KEY": "hush" * 12}, "fewer than 8 different characters"),
+        ([], {"WEBSOCKET_SECRET_KEY": "changeme " * 5}, "made of the words of examples"),
+        (["--no-auth", "--config", "star.yaml"], {}, "security.cors.origins: any page that a user visits may talk"),
+        (["--config", "cookies.yaml"], {"WEBSOCKET_SECRET_KEY": SECRET}, "may connect with that user's cookies"),
+        (["--no-auth", "--config", "trusting.yaml"], {}, "server.trusted_proxies: every IPv4 address is trusted"),
+        (["--no-auth", "--config", "unread.yaml"], {}, "store.path: nothing reads it, since store.kind is memory"),
+        (["--no-auth", "--config", "listen.yaml"], {"WEBSOCKET_PORT": "1"}, "server.port: nothing reads it"),
+        (["--no-auth", "--config", "typo.yaml"], {}, "unknown key `server.prot`; did you mean `server.port`?"),
         (["--no-auth", "--host", "0.0.0.0"], {}, "authentication is off and '0.0.0.0' can be reached by others"),
         (["--no-auth", "--host", "192.0.2.1"], {}, "authentication is off"),
         (
@@ -303,10 +325,28 @@ def test_without_its_extra_a_model_is_refused_with_what_to_install() -> None:
     ],
 )
 def test_D6_serve_refuses_with_a_clear_line(arguments: list[str], env: dict[str, str], said: str) -> None:
+    for name, text in FILES.items():
+        Path(name).write_text(f"websocket: {text}\n")
     result = run("serve", *arguments, env=env)
     refused(result, said)
     assert len(result.stderr.splitlines()) == 1
     assert "hush" not in result.stderr
+
+
+@pytest.mark.row("D6")
+def test_D6_all_that_is_unsafe_is_said_at_once_and_before_the_agent_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "noticed.py").write_text("open('loaded', 'w').close()\nagent = str\n")
+    (tmp_path / "unsafe.yaml").write_text("websocket: {server: {trusted_proxies: ['::/0']}, store: {path: a.db}}\n")
+    arguments = ["--no-auth", "--host", "0.0.0.0", "--config", "unsafe.yaml", "--agent", "noticed:agent"]
+    result = run("serve", *arguments)
+    refused(result, "authentication is off", "every IPv6 address", "store.path")
+    assert len(result.stderr.splitlines()) == 3
+    assert not (tmp_path / "loaded").exists()
+    checked = run("check", "unsafe.yaml", env={"WEBSOCKET_SECRET_KEY": SECRET})
+    assert checked.returncode == 1
+    assert [line.partition(": ")[2].partition(":")[0] for line in checked.stderr.splitlines()] == [
+        "server.trusted_proxies", "store.path",
+    ]  # fmt: skip
 
 
 @pytest.mark.row("D6")
@@ -428,6 +468,33 @@ def test_token_signs_with_a_private_key_or_says_who_does(tmp_path: Path) -> None
         with connect(server.url, additional_headers=headers) as client:
             assert json.loads(client.recv())["data"]["user_id"] == "ana"
     refused(run("token", "ana", "--config", "theirs.yaml"), "nothing to sign a token with", "private_key_file")
+
+
+@pytest.mark.row("D6")
+def test_check_warns_of_what_serve_does_all_the_same_and_serve_logs_it(tmp_path: Path) -> None:
+    (tmp_path / "chatty.yaml").write_text(
+        "websocket: {server: {max_connections: 10000000}, logging: {log_messages: true}, store: {retry: 2}}\n"
+    )
+    env = {"WEBSOCKET_SECRET_KEY": SECRET}
+    checked = run("check", "chatty.yaml", env=env)
+    assert checked.returncode == 0
+    assert len(checked.stdout.splitlines()) > 100
+    with serve("--config", "chatty.yaml", env=env) as server:
+        for line, setting in zip(
+            checked.stderr.splitlines(), ["logging.log_messages", "store.retry", "server.max_connections"], strict=True
+        ):
+            assert line.startswith(f"qaws: warning: {setting}: ")
+            said = server.before(f"setting_warning setting={setting} reason=")
+            assert " WARNING " in said
+
+
+def test_what_a_flag_overrides_is_not_unread(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text("websocket: {server: {host: 192.0.2.1, port: 1}}\n")
+    with serve("--no-auth", "--config", "both.yaml", "--port", "0") as server:
+        assert server.url.startswith("ws://127.0.0.1:")
+    (tmp_path / "unix.yaml").write_text("websocket: {server: {listen: ['unix:qaws.sock'], unix_mode: 660}}\n")
+    with serve("--no-auth", "--config", "unix.yaml", "--port", "0") as server:
+        assert server.url.startswith("ws://127.0.0.1:")
 
 
 def test_check_names_what_is_wrong_and_the_nearest_key(tmp_path: Path) -> None:

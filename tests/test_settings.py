@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qaws.settings import Settings, SettingsError, json_schema, load
 from qaws_proto import WebSocketConfig
+from qaws_proto.safety import unread
 
 SAMPLE = Path(__file__).parent / "fixtures" / "agent_config.yaml"
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -92,6 +93,20 @@ def test_a_section_and_a_file_of_its_own_are_read(name: str, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing", "websocket:", "websocket:\n  server:\n    # port: 1\n"])
 def test_what_holds_only_comments_changes_nothing(text: str) -> None:
     assert _load(text).config == WebSocketConfig()
+
+
+def test_what_a_higher_layer_makes_unread_is_left_out_and_nothing_else() -> None:
+    file = _file("websocket: {server: {host: a, port: 1, listen: ['unix:/run/a'], unix_mode: 660}}")
+    listed = load(file, environ={}, overrides={"server.listen": ["127.0.0.1:0"]})
+    assert (listed.config.server.host, listed.config.server.port) == ("localhost", 8765)
+    assert listed.sources["server.unix_mode"] == listed.sources["server.port"] == "default"
+    assert unread(listed.config) == []
+    kept = load(file, environ={}, overrides={"server.listen": ["unix:/run/b"]})
+    assert kept.config.server.unix_mode == "660"
+    same = load(file, environ={"WEBSOCKET_PORT": "2"})
+    assert [one.setting for one in unread(same.config)] == ["server.host", "server.port"]
+    memory = load(_file("store: {path: a.db}", "store.yaml"), environ={})
+    assert [one.setting for one in unread(memory.config)] == ["store.path"]
 
 
 LAYERS = ("file", ".env", "environment", "command line")

@@ -22,6 +22,7 @@ from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
 from .metrics_port import MetricsPort
+from .safety import require_safe
 from .stores import StoreError
 from .telemetry import log_event
 
@@ -67,6 +68,7 @@ class WebSocketApp:
                 async with self._metrics_port.opening():
                     await self.manager.open_store()
                     self.manager.attach(self._host)
+                    self.manager.log_warnings(None)
                 self._drained = anyio.Event()
                 self.manager.drained = self._over
 
@@ -127,7 +129,7 @@ class WebSocketApp:
         host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
         try:
             await self._start()
-            self.config.require_safe([] if host is None else [host])
+            self.manager.require_safe([] if host is None else [host])
         except (ConfigError, StoreError) as error:
             if host not in self._unsafe and len(self._unsafe) < self.config.limits.refusal_addresses:
                 self._unsafe.add(host)
@@ -179,12 +181,18 @@ def create_app() -> WebSocketApp:
         if not config.enabled:
             raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
         configure_logging(config.logging)
+        require_safe(config)  # before the agent is loaded, which may take its time
         name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
         return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
     except (ConfigError, AgentError, StoreError) as error:
-        for problem in str(error).splitlines():
-            log_event(LOGGER, logging.ERROR, "not_started", reason=problem)
+        _complain(error)
         raise SystemExit(STARTUP_FAILURE) from error
+
+
+def _complain(error: Exception) -> None:
+    """A line in the log for each thing that is wrong."""
+    for line in str(error).splitlines():
+        log_event(LOGGER, logging.ERROR, "not_started", reason=line)
 
 
 def _request(scope: Scope, socket_path: str) -> RequestReceived:

@@ -21,6 +21,7 @@ from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .client_errors import ClientError
 from .keys import check_keys
+from .safety import require_safe, warnings
 from .serving import AdapterName, Backend, UsageError, choose, serve_until_signal
 from .settings import load
 from .stores import check_store
@@ -85,9 +86,9 @@ def serve(
     dev
         For development: a fresh secret, a token for the user `dev` printed, pages of localhost let in.
     allow_public
-        Allow authentication to be off on a public address.
+        Allow authentication to be off where others can reach the node.
     allow_weak_secret
-        Allow a secret shorter than 32 bytes.
+        Allow a secret that can be guessed.
     """
     choice = choose(adapter, backend)
     if (agent_url is not None or agent_system is not None) and not agent.startswith("openai:"):
@@ -104,7 +105,7 @@ def serve(
         listed = load(config, overrides=overrides).config.security.cors.origins
         overrides["security.cors.origins"] = list(dict.fromkeys([*listed, *DEV_ORIGINS]))
     settings = load(config, overrides=overrides).config
-    _require_enabled(settings)
+    _require_usable(settings)  # before the agent is loaded, which may take its time
     from .telemetry import configure_logging
 
     configure_logging(settings.logging)
@@ -200,7 +201,9 @@ def demo() -> int:
 
 @app.command
 def check(file: Path | None = None) -> int:
-    """Print every setting in force and where its value comes from; or what is wrong with the file.
+    """Print every setting in force and where its value comes from, and what to look at; or what is wrong.
+
+    Warnings, and the reasons why `qaws serve` would refuse, are lines on standard error.
 
     Parameters
     ----------
@@ -212,17 +215,20 @@ def check(file: Path | None = None) -> int:
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for key, value, source in rows:
         print(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}")
-    _require_enabled(settings.config)
-    settings.config.require_safe()
-    tls_context(settings.config.security.ssl)
+    for warning in warnings(settings.config):
+        _complain(f"warning: {warning}")
+    _require_usable(settings.config)
     check_keys(settings.config)
     check_store(settings.config)
     return 0
 
 
-def _require_enabled(config: WebSocketConfig) -> None:
+def _require_usable(config: WebSocketConfig) -> None:
+    """Raise ConfigError where nothing would be served."""
     if not config.enabled:
         raise ConfigError("enabled: the gateway is turned off in the configuration (or by WEBSOCKET_ENABLED)")
+    require_safe(config)
+    tls_context(config.security.ssl)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -55,6 +55,7 @@ from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunConte
 from .control import LiveControl
 from .host import start_task
 from .keys import KeyPort
+from .safety import log_warnings, require_safe
 from .stores import Store, store_of
 from .stores.port import StorePort
 from .telemetry import NoteLogger, metrics_of, traces_of
@@ -152,6 +153,7 @@ class WebSocketManager(LiveControl):
 
             config = load().config
         self.config = config
+        self._stored = store is not None  # and not by what the configuration says
         store = store_of(config) if store is None else store
         self.gateway = Gateway(
             config,
@@ -235,11 +237,19 @@ class WebSocketManager(LiveControl):
         host.wake_at(self.gateway.wake_at)  # keys are read at once
 
     def _require_ready(self) -> None:
-        self.config.require_safe()
+        self.require_safe()
         if self._agent is None:
             raise ConfigError("no agent is set: give one to the server, or call manager.set_qa_agent(agent)")
         if self._host is not None:
             raise RuntimeError("this manager has been given to a server before; a server is started once")
+
+    def require_safe(self, hosts: Sequence[str] | None = None) -> None:
+        """Raise ConfigError where it is unsafe to serve, at these addresses or else at those of the settings (D6)."""
+        require_safe(self.config, hosts, stored=self._stored)
+
+    def log_warnings(self, hosts: Sequence[str] | None) -> None:
+        """Log which settings should be looked at, where these addresses are served; None: those of a host of ASGI."""
+        log_warnings(self.config, hosts, stored=self._stored)
 
     def register(self, transport: AnyTransport) -> int:
         """A transport for a connection that the next input opens: its number from now on."""

@@ -90,9 +90,11 @@ class ByteServer(ABC):
     async def _listen(self) -> None:
         listeners = await open_listeners(self.config, self._given)
         try:
+            hosts = [listener.host for listener in listeners if listener.host is not None]
             async with self._metrics_port.opening():
-                self.config.require_safe([listener.host for listener in listeners if listener.host is not None])
+                self.manager.require_safe(hosts)
                 self.manager.attach(self._host)
+                self.manager.log_warnings(hosts)
             self.manager.drained = self._drained.set
             self._listeners = listeners
             self.port = next((one.socket.getsockname()[1] for one in listeners if not one.local), self.port)

@@ -19,6 +19,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from qaws_proto.config import ConfigError, WebSocketConfig
+from qaws_proto.safety import unread_rows
 
 from .settings_layers import (
     REFERENCE,
@@ -93,11 +94,19 @@ def load(
     """
     problems: list[str] = []
     variables = Variables(os.environ if environ is None else environ, dotenv, problems)
-    entries = _from_file(path, problems) if path is not None else {}
-    entries |= from_variables(variables)
-    entries |= from_overrides(overrides or {}, problems)
-    entries = _expanded(entries, variables, problems)
+    layers = [
+        _from_file(path, problems) if path is not None else {},
+        from_variables(variables),
+        from_overrides(overrides or {}, problems),
+    ]
+    rank = {key: number for number, layer in enumerate(layers) for key in layer}
+    entries = _expanded({key: entry for layer in layers for key, entry in layer.items()}, variables, problems)
     config = _validated(entries, problems)
+    if config is not None:
+        beaten = [row.setting for row in unread_rows(config) if rank[row.setting] < rank.get(row.because, -1)]
+        if beaten:  # what lies over them says something else instead, which is what layers are for
+            entries = {key: entry for key, entry in entries.items() if key not in beaten}
+            config = _validated(entries, problems)
     if config is None or problems:
         raise SettingsError(problems)
     sources = {key: entries[key].source if key in entries else "default" for key in known().settings}

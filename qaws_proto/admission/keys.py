@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jwt
 from jwt.algorithms import Algorithm
 
-from ..config import HMAC_SECRET_BYTES, AuthenticationConfig, ConfigError, LimitsConfig
+from ..config import AuthenticationConfig, ConfigError, LimitsConfig
+from ..strength import HMAC_SECRET_BYTES
 
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")  # PROTOCOL, "Opening and authenticating"
 

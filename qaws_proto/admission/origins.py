@@ -17,6 +17,7 @@ class Origins:
     def __init__(self, cors: CorsConfig) -> None:
         listed = cors.origins if cors.enabled else []
         self._any = "*" in listed
+        self._credentials = cors.credentials and not self._any  # the Fetch standard forbids both together
         self._exact = {_normal(origin) for origin in listed if not origin.endswith("*")}
         self._any_port = {origin[: -len(":*")] for origin in listed if origin.endswith(":*")}
         self._methods = ", ".join(cors.methods)
@@ -33,12 +34,13 @@ class Origins:
         """The CORS headers of an answer to a page of `origin`."""
         if origin is None or not self.allows(origin):
             return [("Vary", "Origin")]
-        return [("Access-Control-Allow-Origin", "*" if self._any else origin), ("Vary", "Origin")]
+        granted = [("Access-Control-Allow-Origin", "*" if self._any else origin), ("Vary", "Origin")]
+        return [*granted, ("Access-Control-Allow-Credentials", "true")] if self._credentials else granted
 
     def preflight(self, origin: str | None) -> list[Header]:
         """The headers that answer an OPTIONS request."""
         headers = self.headers(origin)
-        if len(headers) > 1:
+        if origin is not None and self.allows(origin):
             headers += [
                 ("Access-Control-Allow-Methods", self._methods),
                 ("Access-Control-Allow-Headers", self._headers),

@@ -204,8 +204,9 @@ def _json(value: dict[str, Any]) -> bytes:
 
 def open_config(**sections: Any) -> WebSocketConfig:
     """No authentication, no limits that all clients would share, a free port, and whatever else a test needs."""
+    elsewhere = "listen" in sections.get("server", {})
     base: dict[str, Any] = {
-        "server": {"host": "127.0.0.1", "port": 0},
+        "server": {} if elsewhere else {"host": "127.0.0.1", "port": 0},
         "security": {"authentication": {"enabled": False}, "rate_limiting": {"enabled": False}},
         "agent": {"runs_per_user": 10_000},
     }

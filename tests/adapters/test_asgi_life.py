@@ -169,7 +169,9 @@ async def test_private_addresses_are_served_without_authentication(server: Any) 
 @pytest.mark.row("D6")
 async def test_public_addresses_are_served_where_that_is_meant() -> None:
     allowed = open_app(security={"authentication": {"enabled": False, "allow_public": True}})
-    authenticating = WebSocketConfig.model_validate({"security": {"authentication": {"jwt_secret": "s" * 48}}})
+    authenticating = WebSocketConfig.model_validate(
+        {"security": {"authentication": {"jwt_secret": "a secret of more than thirty-two bytes"}}}
+    )
     for app in (allowed, WebSocketApp(echo, authenticating)):
         async with hosting(app) as host:
             assert (await host.get("/healthz", **PUBLIC))[0] == 200

@@ -102,7 +102,9 @@ def test_without_a_lifespan_each_client_may_bring_an_event_loop_of_its_own(backe
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_timers_go_on_in_the_next_event_loop(backend: Any) -> None:
-    app = open_app(security={"authentication": {"jwt_secret": "s" * 48, "timeout": 0.05}})
+    app = open_app(
+        security={"authentication": {"jwt_secret": "a secret of more than thirty-two bytes", "timeout": 0.05}}
+    )
     client = TestClient(app, base_url=LOCAL, backend=backend)
     for _ in range(2):
         with client.websocket_connect(SOCKET + "/") as socket:

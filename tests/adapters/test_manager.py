@@ -520,5 +520,5 @@ def test_a_manager_without_a_secret_is_not_made() -> None:
 def test_without_a_configuration_the_environment_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WEBSOCKET_PORT", "4711")
-    monkeypatch.setenv("WEBSOCKET_SECRET_KEY", "s" * 32)
+    monkeypatch.setenv("WEBSOCKET_SECRET_KEY", "a secret of more than thirty-two bytes")
     assert WebSocketManager(agent=echo).config.server.port == 4711

@@ -121,6 +121,15 @@ def test_cors_headers_are_for_allowed_pages_only(
     assert origins.preflight(origin) == preflight
 
 
+def test_cookies_are_allowed_to_pages_that_are_named_and_never_to_all() -> None:
+    allowed = ("Access-Control-Allow-Credentials", "true")
+    named = Origins(CorsConfig(origins=["http://app.example"], credentials=True))
+    assert named.headers("http://app.example") == [GRANT, VARY, allowed]
+    assert allowed in named.preflight("http://app.example")
+    assert named.headers("http://evil.example") == named.preflight("http://evil.example") == [VARY]
+    assert allowed not in Origins(CorsConfig(origins=["*"], credentials=True)).preflight("http://app.example")
+
+
 def test_a_star_is_answered_with_a_star_and_repeats_nothing() -> None:
     headers = Origins(CorsConfig(origins=["*"])).headers("http://whatever\r\nX: y")
     assert headers == [("Access-Control-Allow-Origin", "*"), VARY]
