@@ -1,7 +1,8 @@
 """Which tests keep a promise, and by what means: read from the sources of the tests, which are not imported.
 
 A test is marked by `pytest.mark.row("H1")` or `pytest.mark.clause("C3")`: on itself, its module, or one of its cases.
-What it reaches by name, through fixtures and helpers of any module under `tests`, says by what means it judges.
+What it reaches by name, through fixtures and helpers of any module of the tests and benchmarks, says by what means it
+judges.
 """
 
 from __future__ import annotations
@@ -182,10 +183,10 @@ def _is_fixture(node: ast.stmt) -> bool:
 
 @cache
 def _module(name: str) -> Module | None:
-    """A module of the tests by its full name; None where there is none."""
+    """A module of the tests, or of what they drive, by its full name; None where there is none."""
     path = ROOT.joinpath(*name.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if name.startswith("tests") and file.is_file():
+        if name.startswith(("tests", "benchmarks")) and file.is_file():
             return read(name, file.read_text("utf-8"), package=file.name == "__init__.py")
     return None
 
