@@ -24,7 +24,7 @@ TABLES = 16 * 1024 * 1024  # bytes of what is counted by number and not by size:
 
 
 def settings(secret: str, *, clients: int) -> dict[str, Any]:
-    """The configuration of the server: what it may hold is small, and half-open clients are found soon."""
+    """The configuration of the server: what it may hold is small, and is reached soon; half-open clients too."""
     return {
         "server": {"max_connections": clients + 100, "heartbeat_interval": 4, "timeout": 8},
         "security": {"authentication": {"jwt_secret": secret}},
@@ -33,7 +33,8 @@ def settings(secret: str, *, clients: int) -> dict[str, Any]:
             "out_top": 16384, "write_timeout": 4,
         },
         "agent": {"max_response_size": 65536, "max_runs": max(1000, clients)},
-        "sessions": {"node_bytes": 32 * 1024 * 1024, "max_sessions": 2 * clients, "ttl": 10},
+        "sessions": {"node_bytes": 32 * 1024 * 1024, "max_sessions": 2 * clients, "ttl": 10,
+                     "max_events": 200, "known_ids": 50},
         "logging": {"level": "WARNING"},
     }  # fmt: skip
 
