@@ -28,14 +28,15 @@ class Listed(NamedTuple):
 
 
 def mark(page: str, at: int) -> str:
-    """Which mark the table at a place of the page is of."""
-    heads = re.findall(r"^\| (row|clause) \|", page[:at], re.MULTILINE)
+    """Which mark the table at a place of the page is of; an empty one where it lists no promises."""
+    heads = re.findall(r"^\| (?:(row|clause) \| promise|[^|\n]*) \|.*\n\|-", page[:at], re.MULTILINE)
     return str(heads[-1])
 
 
 def listed(page: str) -> dict[Promise, Listed]:
     """The promises of the page."""
     rows = [((mark(page, row.start()), row["id"]), row) for row in ROW.finditer(page)]
+    rows = [one for one in rows if one[0][0]]
     promises = [promise for promise, _ in rows]
     assert len(set(promises)) == len(promises), "a promise stands once"
     return {promise: Listed(tuple((row["kinds"] or "").split()), row["tests"]) for promise, row in rows}
@@ -64,6 +65,8 @@ def written(page: str, tests: dict[Promise, list[Evidence]]) -> str:
     """The page with these tests in it."""
 
     def row(match: re.Match[str]) -> str:
+        if not mark(page, match.start()):
+            return match[0]
         columns = [match["id"], match["promise"], *([match["kinds"]] if match["kinds"] else [])]
         return f"| {' | '.join([*columns, told(tests.get((mark(page, match.start()), match['id']), []))])} |"
 
@@ -224,6 +227,10 @@ PAGE_OF_ONE = """| row | promise | kinds | tests |
 ## Not by every means
 
 - R for H2, H7: nobody has a socket.
+
+| row | host |
+|---|---|
+| H1 | yes |
 """
 FOUND = {
     ("row", "H1"): [
