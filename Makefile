@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench wheel requirements run-websocket run-websocket-demo test-websocket clean
+.PHONY: demo test test-all test-others run lint bench soak wheel requirements run-websocket run-websocket-demo test-websocket clean
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -39,6 +39,9 @@ lint: $(READY)  ## style, types and the direction of imports
 
 bench: $(READY)  ## every benchmark; see benchmarks/
 	@$(BIN)/python -m benchmarks all
+
+soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where memory or descriptors grow; ARGS="--minutes 60"
+	@$(BIN)/python -m benchmarks soak $(ARGS)
 
 wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -240,7 +240,7 @@ class _Gauge:
     @classmethod
     def read(cls, clients: Sequence[Counting], server_pid: int) -> _Gauge:
         replies = sum(client.replies for client in clients)
-        return cls(replies, time.perf_counter(), time.process_time(), _processor_seconds(server_pid))
+        return cls(replies, time.perf_counter(), time.process_time(), processor_seconds(server_pid))
 
     def since(self, before: _Gauge) -> _Gauge:
         return _Gauge(
@@ -251,7 +251,7 @@ class _Gauge:
         )
 
 
-def _processor_seconds(pid: int) -> float | None:
+def processor_seconds(pid: int) -> float | None:
     """The processor time of another process so far (Linux alone tells, in ticks of 10 ms)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -20,13 +20,13 @@ class Options:
     in_flight: tuple[int, ...]
     seconds: float
     rounds: int
+    minutes: float = 10.0
 
 
 def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]:
-    """The benchmark that is asked for (one of `names`, or `all`) and its size. Raises OptionsError."""
+    """What is asked for, one of `names`, and its size. Raises OptionsError."""
     parser = _Parser(prog="python -m benchmarks", description="Measure the gateway and its peers.")
-    known = (*names, "all")
-    parser.add_argument("name", metavar="|".join(known), help="what to measure")
+    parser.add_argument("name", metavar="|".join(names), help="what to measure")
     parser.add_argument("--connections", type=_count, default=64, metavar="N", help="open connections, a user each")
     parser.add_argument(
         "--in-flight", type=_count, nargs="+", default=[1, 16], metavar="N",
@@ -34,10 +34,11 @@ def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]
     )  # fmt: skip
     parser.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="length of one measurement")
     parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="measurements of each server")
+    parser.add_argument("--minutes", type=_seconds, default=10.0, metavar="M", help="length of a soak")
     found = parser.parse_args(arguments)
-    if found.name not in known:
-        raise OptionsError(f"there is no benchmark {found.name!r}; there are {', '.join(known)}")
-    return found.name, Options(found.connections, tuple(found.in_flight), found.seconds, found.rounds)
+    if found.name not in names:
+        raise OptionsError(f"there is no benchmark {found.name!r}; there are {', '.join(names)}")
+    return found.name, Options(found.connections, tuple(found.in_flight), found.seconds, found.rounds, found.minutes)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -91,8 +91,10 @@ def _end_with_parent() -> None:
 
 
 def tell_parent(said: object) -> None:
-    """In a child: say a line."""
-    print(json.dumps(said), flush=True)
+    """In a child: say a line. Where output is not buffered, `print` may write a part of a long one and no more."""
+    line = json.dumps(said).encode() + b"\n"
+    while line:
+        line = line[os.write(sys.stdout.fileno(), line) :]
 
 
 def run_fast(main: Coroutine[Any, Any, Result]) -> Result:

@@ -1,5 +1,6 @@
 """What every test runs under: the Hypothesis profile that HYPOTHESIS_PROFILE names (dev, ci, short or deep).
 
+Figures that a test has measured (`record_property("figures", …)`) are printed at the end, wherever it has run.
 Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.clause("C3")`.
 """
 
@@ -28,3 +29,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured, also those that passed and those that ran in another process."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+                if name == "figures":
+                    terminalreporter.section(f"figures of {report.nodeid}", sep="-")
+                    terminalreporter.line(str(value))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from random import Random
 
 import pytest
 
+from benchmarks import soak
 from benchmarks.__main__ import main
+from benchmarks.abuse import ABUSES
 from benchmarks.chat import available, once
+from benchmarks.crowd import Tally
 from benchmarks.load import CONTENT, Plan, Result, drive, masked_frame
 from benchmarks.peers import CONSTANT, PEERS, Peer
 from benchmarks.peers.work import Terms
 from benchmarks.processes import ChildError
+from benchmarks.watching import Sample, Slope, percentile
 from qaws_proto.wire.frames import Frames, TextReceived
 
 TERMS = Terms(secret="a secret of this test, long enough for HS256")
@@ -117,6 +123,60 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
     assert platform.node() not in printed
 
 
+def test_a_soak_prints_levels_and_slopes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["soak", "--minutes", "0.1", "--connections", "8"]) in (0, 1)  # what is new may well grow
+    printed, told = capsys.readouterr()
+    assert "### soak: 8 honest clients, 1 of each kind of abuse, 0.1 minutes" in printed, told
+    for row in (*(one.name for one in soak.WATCHED), *ABUSES):
+        assert f"\n| {row} | " in printed
+
+
+def samples(memory: Callable[[int], float]) -> list[Sample]:
+    """Ten minutes of a server whose memory goes like that, second by second."""
+    return [Sample(float(at), int(memory(at)), 20, 1, 5.0, 0.1, 0.2) for at in range(600)]
+
+
+def noise(at: int) -> float:
+    """Bytes that come and go, of a level that lasts for some seconds."""
+    return 60e6 + 4e6 * Random(at // 7).random()
+
+
+@pytest.mark.parametrize(
+    ("memory", "grows"),
+    [
+        (noise, False),
+        (lambda at: noise(at) + 20_000 * at, True),  # 69 MiB an hour
+        (lambda at: noise(at) + 1_000 * at, False),  # 3 MiB: it may be nothing
+        (lambda at: noise(at) - 20_000 * at, False),
+        (lambda at: 60e6 + 30e6 * min(1.0, at / 100), False),  # within the first fifth
+    ],
+)
+def test_a_soak_fails_where_memory_grows(
+    memory: Callable[[int], float], grows: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = Tally(asked=1, answered=1, waits=[0.1], samples=samples(memory), seconds=600.0)
+    with pytest.raises(soak.GrowthError, match="memory") if grows else nullcontext():
+        soak.report(tally, 64, 8)
+    assert "| memory, MiB | " in capsys.readouterr().out
+
+
+def test_a_slope_is_that_of_the_line_and_its_error_that_of_the_noise() -> None:
+    times = [float(at) for at in range(1600)]
+    exact = Slope.of(times, [3.0 * at for at in times], 100)
+    assert exact == pytest.approx((3 * 3600, 0), abs=1e-6)
+    noisy = [3.0 * at + Random(int(at) // 10).gauss(0, 500) for at in times]
+    found = Slope.of(times, noisy, 100)
+    assert abs(found.an_hour - 3 * 3600) < 4 * found.error
+    assert found.error < 3600
+    with pytest.raises(ValueError, match="too few"):
+        Slope.of(times[:2], times[:2], 1)
+
+
+@pytest.mark.parametrize(("rank", "value"), [(0, 1.0), (50, 2.0), (75, 3.0), (76, 4.0), (99, 4.0), (100, 4.0)])
+def test_a_percentile_is_a_value_that_there_was(rank: float, value: float) -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0], rank) == value
+
+
 def test_a_peer_whose_package_is_missing_is_left_out_by_name() -> None:
     absent = Peer("Absent", "absent", ("pydantic", "no-such-distribution"))
     present, notes = available([absent, *PEERS])
@@ -127,8 +187,8 @@ def test_a_peer_whose_package_is_missing_is_left_out_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["chatt"], "there is no benchmark 'chatt'; there are core, chat, stores, all"),
-        ([], "the following arguments are required: core|chat|stores|all"),
+        (["chatt"], "there is no benchmark 'chatt'; there are core, chat, stores, all, soak"),
+        ([], "the following arguments are required: core|chat|stores|all|soak"),
         (["core", "--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
         (["chat", "--in-flight", "x"], "argument --in-flight: 'x' is not a whole number of at least 1"),
         (["chat", "--seconds", "nan"], "argument --seconds: 'nan' is not a number of seconds, above 0 and up to 3600"),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qaws_proto import Now
 from qaws_proto.admission.gate import Gate
@@ -604,6 +606,39 @@ def test_an_event_before_the_token_ends_it_and_runs_nothing(event: dict[str, Any
     assert not node.started
 
 
+before_the_token = st.lists(
+    st.one_of(
+        st.builds(lambda said: text(chat(said, id="m1")), st.text(max_size=5)),
+        st.sampled_from([
+            text(chat()), text(chat(session_id="s", stream=True)), text({"type": "cancel", "run_id": "id-1"}),
+            text({"type": "resume", "session_id": "s", "epoch": "", "seq": 0}), text({"type": "ping"}),
+            text({"type": "ack", "session_id": "s", "seq": 0}), text({"type": "auth", "token": "wrong"}),
+            text("no json"), text({"type": "nonsense"}), text({"type": "auth"}), frame(PING, b"x"), frame(PONG),
+        ]),
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@pytest.mark.row("M6")
+@given(before_the_token, st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_nothing_that_is_said_before_the_token_runs_anything(said: list[bytes], sizes: list[int]) -> None:
+    node = NodeUnderTest(configure(authentication=True))
+    client = node.upgrade()
+    stream = b"".join([*said, text(chat("the last word", id="m9"))])
+    while stream and client.stream.closed is None:
+        for size in sizes:
+            if data := stream[:size]:
+                client.send_bytes(data)
+                node.settle()
+            stream = stream[size:]
+    assert client.stream.closed is not None
+    assert client.stream.closed[0] == 4401
+    assert client.heard[-1]["error_code"] in ("AUTH_REQUIRED", "AUTH_FAILED")
+    assert {event["type"] for event in client.heard[1:]} == {"error"}
+    assert (node.started, node.gateway.sessions, node.gateway.runs) == ({}, 0, 0)
+
+
 def test_a_first_message_with_a_token_opens_the_connection() -> None:
     node = NodeUnderTest(configure(authentication=True))
     client = node.upgrade()
@@ -805,6 +840,23 @@ def test_a_jump_of_the_wall_clock_opens_no_limit(jump: float) -> None:
     node.jump(jump)
     client.chat()
     assert client.expect_error("RATE_LIMIT")["details"] == {"retry_after": pytest.approx(1, abs=0.0011)}
+
+
+@pytest.mark.row("R3")
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.4, 1.0, 30.0]), st.floats(-1e6, 1e6)), max_size=15))
+def test_limits_are_those_of_a_clock_that_never_jumps(history: list[tuple[float, float]]) -> None:
+    def heard(*, jumping: bool) -> list[tuple[str, object]]:
+        node = NodeUnderTest(configure(security=LIMITED))
+        client = node.connect()
+        for seconds, jump in history:
+            node.advance(seconds)
+            if jumping:
+                node.jump(jump)
+            if client.stream.closed is None:
+                client.chat()
+        return [(str(event.get("error_code")), event.get("details")) for event in client.heard]
+
+    assert heard(jumping=True) == heard(jumping=False)
 
 
 @pytest.mark.row("R4")

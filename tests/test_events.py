@@ -326,6 +326,60 @@ def test_an_event_with_any_value_nests_32_deep_and_no_deeper(opening: str) -> No
     assert isinstance(EXTENDED.parse(wide), Survey)
 
 
+openings = st.lists(st.sampled_from(["[", '{"a":', '["[[{",', '[{"b":[]},']), max_size=45)
+
+
+@pytest.mark.row("M4")
+@example(["["] * 31, "1", 0)
+@example(['{"a":'] * 32, "1", 0)
+@given(openings, st.sampled_from(["1", f'"{"[{" * 20}"', f'"\\"{"[{" * 20}"', "[]", "{}"]), st.integers(0, 40))
+def test_an_event_nests_so_deep_and_no_deeper_whatever_is_in_it(opened: list[str], core: str, cut: int) -> None:
+    value = "".join(opened) + core + "".join("]" if one[0] == "[" else "}" for one in reversed(opened))
+    text = f'{{"type":"survey","anything":{value}}}'
+    depth = 1 + len(opened) + (core in ("[]", "{}"))
+    deepest = max([depth, *(at + 4 for at, one in enumerate(opened) if one == '[{"b":[]},')])
+    limit = LimitsConfig().json_depth
+    parsed = EXTENDED.parse(text)
+    if deepest <= limit:
+        assert parsed == Survey(type="survey", anything=json.loads(value))
+    else:
+        assert parsed == Refused(Fault.INVALID_EVENT, ({"loc": [], "type": "too_deep"},))
+    assert isinstance(EXTENDED.parse(text[: len(text) - 1 - cut]), Refused)
+
+
+huge = st.one_of(
+    st.builds(  # wrong in any way
+        lambda head, parts, tail: (head, "".join(parts), tail),
+        st.sampled_from(['{"type":"ping","id":', '{"type":"chat_message","content":"', "[", '{"type":"ping",']),
+        st.lists(
+            st.sampled_from(["[", "{", "]", '{"a":', '"', '"k":1,', "[],", "1e9,", "\\", "\\u0041", "\\n,", "x", " "]),
+            min_size=1, max_size=3,
+        ),
+        st.sampled_from(["", "]", "}", '"}']),
+    ),
+    st.builds(  # right but for their size, where any value may stand
+        lambda element: ('{"type":"survey","anything":[', f"{element},", f"{element}]}}"),
+        st.sampled_from(["[]", "{}", '{"":0}', '""', "0", "[[[]]]", '"[,[,"', "null", "1.5"]),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.row("M2")
+@pytest.mark.row("M4")
+@given(huge, st.sampled_from([10_000, MESSAGE_SIZE // 2, MESSAGE_SIZE]))
+def test_a_message_of_any_size_takes_no_more_memory_than_promised(parts: tuple[str, str, str], size: int) -> None:
+    head, piece, tail = parts
+    text = head + piece * ((size - len(head) - len(tail)) // len(piece)) + tail
+    tracemalloc.start()
+    try:
+        parsed = EXTENDED.parse(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 24 * size
+    assert not isinstance(parsed, Refused) or len(_answer(parsed)) <= 1024
+
+
 # ── strictness that Pydantic does not have ───────────────────────────────────────────────────────────────────────────
 
 NUMBERS = [

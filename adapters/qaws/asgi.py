@@ -9,15 +9,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from urllib.parse import quote
 
 import anyio
 
 from qaws_proto import ConfigError, WebSocketConfig
-from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived, RequestReceived
+from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived
 
 from .agents import AgentError, find_agent
-from .asgi_transport import AsgiTransport, Message, Scope, Send, can_deny, perform, unavailable
+from .asgi_transport import AsgiTransport, Message, Scope, Send, perform, request_of, unavailable
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
@@ -29,7 +28,6 @@ from .telemetry import log_event
 Receive = Callable[[], Awaitable[Message]]
 
 LOGGER = logging.getLogger("qaws.node")
-SUBPROTOCOLS = "sec-websocket-protocol"
 STARTUP_FAILURE = 3  # the status of a process that a supervisor does not start again (uvicorn's)
 
 
@@ -145,7 +143,7 @@ class WebSocketApp:
         if not await self._safe_at(scope.get("server")):
             await perform(unavailable(scope), upgrade, send)
             return
-        request = _request(scope, self.config.server.path)
+        request = request_of(scope, self.config.server.path)
         connection = AsgiTransport(manager, self._host, upgrade, send)
         number = manager.register(connection)
         manager.feed(request._replace(connection=number))
@@ -193,25 +191,3 @@ def _complain(error: Exception) -> None:
     """A line in the log for each thing that is wrong."""
     for line in str(error).splitlines():
         log_event(LOGGER, logging.ERROR, "not_started", reason=line)
-
-
-def _request(scope: Scope, socket_path: str) -> RequestReceived:
-    """The request as the node takes it, but for the number of its connection.
-
-    Its path is what is below the place where this application is mounted. A place that is `server.path` itself stands
-    for the WebSocket, with a slash (which a mount needs) and without (which a route has).
-    """
-    upgrade, root, path = scope["type"] == "websocket", (scope.get("root_path") or "").rstrip("/"), scope["path"]
-    if path.rstrip("/") == socket_path.rstrip("/"):
-        path = socket_path
-    elif path.startswith(root + "/") or path == root:
-        path = path[len(root) :] or "/"
-    query = scope.get("query_string") or b""
-    target = quote(path, safe="/:@!$&'()*+,;=~", errors="replace") + ("?" + query.decode("latin-1") if query else "")
-    headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-    if scope.get("subprotocols") and all(name != SUBPROTOCOLS for name, _ in headers):  # uvicorn with wsproto
-        headers.append((SUBPROTOCOLS, ", ".join(scope["subprotocols"])))
-    client = scope.get("client")
-    method = scope.get("method", "GET")  # the scope of a WebSocket has none
-    peer = client[0] if client else None
-    return RequestReceived(0, peer, method, target, tuple(headers), upgrade, can_deny(scope))

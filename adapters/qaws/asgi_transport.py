@@ -1,14 +1,16 @@
-"""What an ASGI host sends for a connection."""
+"""What an ASGI host asks and sends for a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 
 from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
+from qaws_proto.inputs import RequestReceived
 
 from .host import AnyioHost
 from .manager import WebSocketManager
@@ -18,6 +20,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
+SUBPROTOCOLS = "sec-websocket-protocol"
 UNAVAILABLE, TRY_AGAIN_LATER = 503, 1013  # what a request gets where the node is not asked, as a status or close code
 
 
@@ -107,3 +110,25 @@ def unavailable(scope: Scope) -> MessageEffect:
     if scope["type"] == "websocket" and not can_deny(scope):
         return SendClose(0, TRY_AGAIN_LATER, "")
     return SendResponse(0, UNAVAILABLE, (("Content-Length", "0"),), b"")
+
+
+def request_of(scope: Scope, socket_path: str) -> RequestReceived:
+    """The request as the node takes it, but for the number of its connection.
+
+    Its path is what is below the place where this application is mounted. A place that is `server.path` itself stands
+    for the WebSocket, with a slash (which a mount needs) and without (which a route has).
+    """
+    upgrade, root, path = scope["type"] == "websocket", (scope.get("root_path") or "").rstrip("/"), scope["path"]
+    if path.rstrip("/") == socket_path.rstrip("/"):
+        path = socket_path
+    elif path.startswith(root + "/") or path == root:
+        path = path[len(root) :] or "/"
+    query = scope.get("query_string") or b""
+    target = quote(path, safe="/:@!$&'()*+,;=~", errors="replace") + ("?" + query.decode("latin-1") if query else "")
+    headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+    if scope.get("subprotocols") and all(name != SUBPROTOCOLS for name, _ in headers):  # uvicorn with wsproto
+        headers.append((SUBPROTOCOLS, ", ".join(scope["subprotocols"])))
+    client = scope.get("client")
+    method = scope.get("method", "GET")  # the scope of a WebSocket has none
+    peer = client[0] if client else None
+    return RequestReceived(0, peer, method, target, tuple(headers), upgrade, can_deny(scope))
