@@ -12,7 +12,16 @@ from functools import reduce
 from ipaddress import collapse_addresses
 from typing import NamedTuple
 
-from .config import NO_SECRET, ConfigError, WebSocketConfig, host_and_port, is_loopback, networks
+from .config import (
+    NO_SECRET,
+    AuthenticationConfig,
+    ConfigError,
+    MetricsConfig,
+    WebSocketConfig,
+    host_and_port,
+    is_loopback,
+    networks,
+)
 from .strength import MAKE_ONE, weakness
 
 ALLOW_PUBLIC = "security.authentication.allow_public"
@@ -151,7 +160,7 @@ def _revealing(config: WebSocketConfig) -> Iterator[Finding]:
 class ReadWhere(NamedTuple):
     """A setting that is read only where another one (`because`) is such that `read` says so.
 
-    Settings of a section with an `enabled` of its own are not in this table: off is off, and they wait for it.
+    What stands in a section that is off counts as read: off is off, and the rest waits for it.
     """
 
     setting: str
@@ -162,6 +171,10 @@ class ReadWhere(NamedTuple):
 
 def _is_unix(address: str) -> bool:
     return address.startswith("unix:")
+
+
+def _off(section: AuthenticationConfig | MetricsConfig) -> bool:
+    return not section.enabled
 
 
 def _on_file(setting: str) -> ReadWhere:
@@ -197,7 +210,9 @@ READ_WHERE = (
         ReadWhere(
             f"security.authentication.{name}",
             "security.authentication.jwks",
-            lambda config: config.security.authentication.key_source is not None,
+            lambda config: (
+                _off(config.security.authentication) or config.security.authentication.key_source is not None
+            ),
             "there is neither security.authentication.jwks nor a public_key_file",
         )
         for name in ("jwks_refresh", "jwks_timeout", "jwks_interval")
@@ -214,7 +229,7 @@ READ_WHERE = (
     ReadWhere(
         "metrics.scrapers",
         "metrics.listen",
-        lambda config: config.metrics.listen is not None,
+        lambda config: _off(config.metrics) or config.metrics.listen is not None,
         "metrics.listen is not set",
     ),
     *(_on_file(f"store.{name}") for name in ("path", "synchronous", "retention_days")),
