@@ -88,11 +88,14 @@ def _authentication(config: WebSocketConfig, public: str | None) -> Iterator[Fin
         wrong, _, remedy = text.partition("; ")
         yield Finding(setting, wrong, remedy, refuses=True)
         return
-    weak = weakness(authentication.jwt_secret.get_secret_value())
-    if weak is not None:
-        wrong = weak.removesuffix(f"; {MAKE_ONE}")
-        key = "security.authentication.jwt_secret"
-        yield _unless(authentication.allow_weak_secret, ALLOW_WEAK_SECRET, key, wrong, MAKE_ONE)
+    for name, secret in (
+        ("jwt_secret", authentication.jwt_secret),
+        ("previous_secret", authentication.previous_secret),
+    ):
+        weak = None if secret is None else weakness(secret.get_secret_value())
+        if weak is not None:
+            key, wrong = f"security.authentication.{name}", weak.removesuffix(f"; {MAKE_ONE}")
+            yield _unless(authentication.allow_weak_secret, ALLOW_WEAK_SECRET, key, wrong, MAKE_ONE)
 
 
 def _pages(config: WebSocketConfig) -> Iterator[Finding]:

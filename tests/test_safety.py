@@ -106,6 +106,17 @@ def test_a_weak_secret_that_is_meant_is_warned_of() -> None:
     assert found({**meant, JWT_SECRET: SECRET}) == []
 
 
+def test_a_weak_secret_of_before_is_no_better() -> None:
+    before: dict[str, object] = {
+        "security.authentication.previous_secret": "weak", "security.authentication.previous_secret_until": 1,
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match="previous_secret"):
+        configure({**CLOSED, **before})
+    meant = {**CLOSED, **before, "security.authentication.allow_weak_secret": True}
+    assert found(meant) == [("security.authentication.previous_secret", False)]
+    assert found({**meant, "security.authentication.previous_secret": f"another {SECRET}"}) == []
+
+
 # ── who is let in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CASES: list[tuple[dict[str, object], list[tuple[str, bool]]]] = [
