@@ -12,7 +12,16 @@ from functools import reduce
 from ipaddress import collapse_addresses
 from typing import NamedTuple
 
-from .config import NO_SECRET, ConfigError, WebSocketConfig, host_and_port, is_loopback, networks
+from .config import (
+    NO_SECRET,
+    AuthenticationConfig,
+    ConfigError,
+    MetricsConfig,
+    WebSocketConfig,
+    host_and_port,
+    is_loopback,
+    networks,
+)
 from .strength import MAKE_ONE, weakness
 
 ALLOW_PUBLIC = "security.authentication.allow_public"
@@ -79,11 +88,14 @@ def _authentication(config: WebSocketConfig, public: str | None) -> Iterator[Fin
         wrong, _, remedy = text.partition("; ")
         yield Finding(setting, wrong, remedy, refuses=True)
         return
-    weak = weakness(authentication.jwt_secret.get_secret_value())
-    if weak is not None:
-        wrong = weak.removesuffix(f"; {MAKE_ONE}")
-        key = "security.authentication.jwt_secret"
-        yield _unless(authentication.allow_weak_secret, ALLOW_WEAK_SECRET, key, wrong, MAKE_ONE)
+    for name, secret in (
+        ("jwt_secret", authentication.jwt_secret),
+        ("previous_secret", authentication.previous_secret),
+    ):
+        weak = None if secret is None else weakness(secret.get_secret_value())
+        if weak is not None:
+            key, wrong = f"security.authentication.{name}", weak.removesuffix(f"; {MAKE_ONE}")
+            yield _unless(authentication.allow_weak_secret, ALLOW_WEAK_SECRET, key, wrong, MAKE_ONE)
 
 
 def _pages(config: WebSocketConfig) -> Iterator[Finding]:
@@ -151,7 +163,7 @@ def _revealing(config: WebSocketConfig) -> Iterator[Finding]:
 class ReadWhere(NamedTuple):
     """A setting that is read only where another one (`because`) is such that `read` says so.
 
-    Settings of a section with an `enabled` of its own are not in this table: off is off, and they wait for it.
+    What stands in a section that is off counts as read: off is off, and the rest waits for it.
     """
 
     setting: str
@@ -162,6 +174,10 @@ class ReadWhere(NamedTuple):
 
 def _is_unix(address: str) -> bool:
     return address.startswith("unix:")
+
+
+def _off(section: AuthenticationConfig | MetricsConfig) -> bool:
+    return not section.enabled
 
 
 def _on_file(setting: str) -> ReadWhere:
@@ -197,7 +213,9 @@ READ_WHERE = (
         ReadWhere(
             f"security.authentication.{name}",
             "security.authentication.jwks",
-            lambda config: config.security.authentication.key_source is not None,
+            lambda config: (
+                _off(config.security.authentication) or config.security.authentication.key_source is not None
+            ),
             "there is neither security.authentication.jwks nor a public_key_file",
         )
         for name in ("jwks_refresh", "jwks_timeout", "jwks_interval")
@@ -214,7 +232,7 @@ READ_WHERE = (
     ReadWhere(
         "metrics.scrapers",
         "metrics.listen",
-        lambda config: config.metrics.listen is not None,
+        lambda config: _off(config.metrics) or config.metrics.listen is not None,
         "metrics.listen is not set",
     ),
     *(_on_file(f"store.{name}") for name in ("path", "synchronous", "retention_days")),

@@ -170,7 +170,7 @@ def test_a_key_that_has_ended_is_as_good_as_none() -> None:
 @pytest.mark.row("A7")
 @pytest.mark.row("A3")
 def test_the_secret_before_ends_at_its_date_on_the_wall_clock() -> None:
-    now = {"jwt_secret": "s" * 40, "previous_secret": SECRET, "previous_secret_until": START.unix + 1000}
+    now = {"jwt_secret": f"newer: {SECRET}", "previous_secret": SECRET, "previous_secret_until": START.unix + 1000}
     node = NodeUnderTest(configure(security={"authentication": {"enabled": True, **now}}))
     node.connect("ana")  # with a token of the secret before
     node.advance(999)

@@ -12,10 +12,10 @@ import pytest
 
 from qaws.settings_layers import known
 from qaws_proto import WebSocketConfig
-from tests.options import admission, conversation, machine, network
+from tests.options import admission, conversation, keys, machine, network, telemetry
 from tests.options.experiment import REFUSED, Experiment
 
-PARTS = (network, admission, conversation, machine)
+PARTS = (network, admission, keys, conversation, machine, telemetry)
 EXPERIMENTS = {setting: experiment for part in PARTS for setting, experiment in part.EXPERIMENTS.items()}
 
 

@@ -29,6 +29,7 @@ ALLOW_PUBLIC: dict[str, object] = {"security.authentication.allow_public": True}
 OPEN: dict[str, object] = {ENABLED: False}
 CLOSED: dict[str, object] = {JWT_SECRET: SECRET}
 TLS: dict[str, object] = {"security.ssl.enabled": True}
+UNMEASURED: dict[str, object] = {"metrics.enabled": False}
 
 
 def configure(settings: dict[str, object]) -> WebSocketConfig:
@@ -105,19 +106,49 @@ def test_a_weak_secret_that_is_meant_is_warned_of() -> None:
     assert found({**meant, JWT_SECRET: SECRET}) == []
 
 
+def test_a_weak_secret_of_before_is_no_better() -> None:
+    before: dict[str, object] = {
+        "security.authentication.previous_secret": "weak", "security.authentication.previous_secret_until": 1,
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match="previous_secret"):
+        configure({**CLOSED, **before})
+    meant = {**CLOSED, **before, "security.authentication.allow_weak_secret": True}
+    assert found(meant) == [("security.authentication.previous_secret", False)]
+    assert found({**meant, "security.authentication.previous_secret": f"another {SECRET}"}) == []
+
+
 # ── who is let in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CASES: list[tuple[dict[str, object], list[tuple[str, bool]]]] = [
     ({}, [(JWT_SECRET, True)]),
     (CLOSED, []),
     (OPEN, []),
-    ({**CLOSED, "server.host": "0.0.0.0"}, [("security.ssl.enabled", False)]),
-    ({**CLOSED, **TLS, "server.host": "0.0.0.0"}, []),
-    ({**CLOSED, "server.host": "0.0.0.0", "server.trusted_proxies": ["10.0.0.0/8"]}, []),
-    ({**OPEN, **TLS, "server.host": "gateway.example"}, [(ENABLED, True)]),
-    ({**OPEN, **TLS, "server.host": "::"}, [(ENABLED, True)]),
-    ({**OPEN, **TLS, "server.host": "0.0.0.0", **ALLOW_PUBLIC}, [(ENABLED, False)]),
+    ({**CLOSED, **UNMEASURED, "server.host": "0.0.0.0"}, [("security.ssl.enabled", False)]),
+    ({**CLOSED, **UNMEASURED, **TLS, "server.host": "0.0.0.0"}, []),
+    ({**CLOSED, **UNMEASURED, "server.host": "0.0.0.0", "server.trusted_proxies": ["10.0.0.0/8"]}, []),
+    ({**OPEN, **UNMEASURED, **TLS, "server.host": "gateway.example"}, [(ENABLED, True)]),
+    ({**OPEN, **UNMEASURED, **TLS, "server.host": "::"}, [(ENABLED, True)]),
+    ({**OPEN, **UNMEASURED, **TLS, "server.host": "0.0.0.0", **ALLOW_PUBLIC}, [(ENABLED, False)]),
     *(({**OPEN, "server.host": host}, []) for host in ("LocalHost", "127.0.0.1", "127.9.9.9", "::1")),
+    # keys that come from elsewhere
+    ({"security.authentication.jwks": "https://keys.example/set"}, []),
+    ({"security.authentication.algorithm": "EdDSA", "security.authentication.public_key_file": "key.pem"}, []),
+    ({"security.authentication.algorithm": "EdDSA"}, [(JWT_SECRET, True)]),
+    # metrics
+    *(
+        ({**CLOSED, **TLS, "server.host": "0.0.0.0", **metrics}, expected)
+        for metrics, expected in (
+            ({}, [("metrics.token", False)]),
+            ({"metrics.token": "letters-of-Prometheus"}, []),
+            ({"metrics.listen": "127.0.0.1:9100"}, []),
+            ({"metrics.listen": "unix:/run/metrics"}, []),
+            ({"metrics.listen": "192.0.2.1:9100"}, [("metrics.token", False)]),
+            ({"metrics.listen": "192.0.2.1:9100", "metrics.token": "letters-of-Prometheus"}, []),
+            ({"metrics.listen": "192.0.2.1:9100", "metrics.enabled": False}, []),
+        )
+    ),
+    ({**CLOSED, "metrics.listen": "[::]:9100"}, [("metrics.token", False)]),
+    ({**CLOSED, "server.listen": ["127.0.0.1:0", "192.0.2.1:0"], **TLS}, [("metrics.token", False)]),
     # pages
     ({**CLOSED, "security.cors.origins": ["*"]}, []),
     ({**CLOSED, "security.cors.credentials": True}, []),
@@ -181,12 +212,19 @@ def test_every_address_that_is_listened_on_counts() -> None:
 
 @pytest.mark.row("D6")
 def test_a_refusal_names_the_flag_that_lets_it_stand() -> None:
-    (one,) = findings(configure({**OPEN, **TLS, "server.host": "0.0.0.0"}))
+    (one,) = findings(configure({**OPEN, **UNMEASURED, **TLS, "server.host": "0.0.0.0"}))
     assert one.allowed_by == "security.authentication.allow_public"
     assert str(one).endswith("or set security.authentication.allow_public (--allow-public)")
 
 
 # ── what nothing reads ───────────────────────────────────────────────────────────────────────────────────────────────
+
+TIMES_OF_KEYS: dict[str, object] = {
+    f"security.authentication.{name}": 7 for name in ("jwks_refresh", "jwks_timeout", "jwks_interval")
+}
+REST_OF_A_BUDGET: dict[str, object] = {
+    "agent.budget.unit": "tokens", "agent.budget.reserve": 1, "agent.budget.max_users": 9,
+}  # fmt: skip
 
 UNREAD: list[tuple[dict[str, object], list[str]]] = [
     ({"server.host": "127.0.0.1", "server.port": 9000}, []),
@@ -203,6 +241,15 @@ UNREAD: list[tuple[dict[str, object], list[str]]] = [
     ({**TLS, "server.listen": ["unix:/run/a", "127.0.0.1:0"]}, []),
     ({"security.ssl.enabled": False, "server.listen": ["unix:/run/a"]}, []),
     ({"security.ssl.cert_file": "cert.pem"}, []),
+    (TIMES_OF_KEYS, [*TIMES_OF_KEYS]),
+    ({**TIMES_OF_KEYS, "security.authentication.jwks": "https://keys.example/set"}, []),
+    ({**TIMES_OF_KEYS, **OPEN}, []),
+    (REST_OF_A_BUDGET, [*REST_OF_A_BUDGET]),
+    ({**REST_OF_A_BUDGET, "agent.budget.per_day": 1000}, []),
+    ({"metrics.scrapers": 1}, ["metrics.scrapers"]),
+    ({"metrics.scrapers": 1, "metrics.listen": "127.0.0.1:0"}, []),
+    ({"metrics.scrapers": 1, **UNMEASURED}, []),
+    ({"metrics.listen": "127.0.0.1:0", "metrics.token": "unused", **UNMEASURED}, []),
     ({"store.path": "a.db"}, ["store.path"]),
     ({"store.path": None, "store.kind": "memory"}, []),
     ({"store.synchronous": "full", "store.retention_days": 1}, ["store.synchronous", "store.retention_days"]),

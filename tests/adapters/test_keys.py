@@ -19,6 +19,7 @@ from qaws_proto.effects import LoadKeys
 from qaws_proto.inputs import Input, KeysFailed, KeysLoaded
 from tests.helpers.key_server import key_server
 from tests.helpers.keys import key_set, pair
+from tests.helpers.node import SECRET
 
 from .certificates import Authority
 
@@ -241,5 +242,5 @@ async def test_keys_behind_an_address_are_for_servers() -> None:
         auth.verify_token("a.b.c")
     with pytest.raises(ConfigError, match="nothing to sign a token with"):
         auth.generate_token("ana")
-    both = WebSocketAuth(config(jwks="https://keys.example/set", jwt_secret="s" * 40))
+    both = WebSocketAuth(config(jwks="https://keys.example/set", jwt_secret=SECRET))
     assert both.generate_token("ana")

@@ -52,9 +52,10 @@ async def test_a_server_warns_by_the_addresses_that_are_really_listened_on(
     async with serving(adapter, security=security):
         assert caplog.messages == []
     async with serving(adapter, server={"host": "0.0.0.0"}, security=security):
-        (record,) = caplog.records
-    assert (record.name, record.levelno) == ("qaws.node", logging.WARNING)
-    assert record.getMessage().startswith("setting_warning setting=security.ssl.enabled reason=\"'0.0.0.0' can be")
+        records = caplog.records[:]
+    assert {(record.name, record.levelno) for record in records} == {("qaws.node", logging.WARNING)}
+    for record, setting in zip(records, ("security.ssl.enabled", "metrics.token"), strict=True):
+        assert record.getMessage().startswith(f"setting_warning setting={setting} reason=\"'0.0.0.0' can be reached")
 
 
 @pytest.mark.anyio
@@ -87,8 +88,8 @@ def test_the_factory_ends_the_process_on_unsafe_settings_before_the_agent_is_loa
     assert caught.value.code == STARTUP_FAILURE
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert " ERROR   qaws.node server.trusted_proxies: every IPv6 address" in lines[0]
-    assert " ERROR   qaws.node store.path: nothing reads it" in lines[1]
+    assert ' ERROR   qaws.node not_started reason="server.trusted_proxies: every IPv6 address' in lines[0]
+    assert ' ERROR   qaws.node not_started reason="store.path: nothing reads it' in lines[1]
 
 
 def test_a_store_that_a_program_gives_may_read_what_the_settings_say_of_stores(tmp_path: Path) -> None:

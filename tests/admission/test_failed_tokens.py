@@ -10,7 +10,7 @@ from qaws_proto.admission.gate import Gate, Refusal
 from qaws_proto.admission.tokens import TOKEN_LENGTH, Principal, TokenVerifier
 from qaws_proto.clock import Now
 from qaws_proto.faults import Fault
-from tests.helpers.node import NodeUnderTest, configure, token, upgrade
+from tests.helpers.node import SECRET, NodeUnderTest, configure, token, upgrade
 
 LIMIT = 3
 ADDRESSES = ["192.0.2.1", "2001:db8::/64"]
@@ -121,7 +121,7 @@ def test_the_addresses_that_are_charged_are_bounded() -> None:
     security = {**CONFIG.model_dump()["security"], "rate_limiting": {"max_keys": 5}}
     limits = {"failed_tokens_per_minute": LIMIT}
     config = CONFIG.model_validate(
-        {"security": {**security, "authentication": {"jwt_secret": "s" * 40}}, "limits": limits}
+        {"security": {**security, "authentication": {"jwt_secret": SECRET}}, "limits": limits}
     )
     gate = Gate(config)
     verdicts = [gate.authenticate("wrong", f"address {number}", Now(0.0, UNIX)) for number in range(5 + LIMIT + 1)]

@@ -12,11 +12,12 @@ from qaws_proto.admission.keys import Key
 from qaws_proto.admission.tokens import TokenVerifier, issue_token
 from qaws_proto.admission.verified import Span, VerifiedTokens
 from qaws_proto.config import AuthenticationConfig, LimitsConfig
+from tests.helpers.node import SECRET
 
-SECRETS = [letter * 32 for letter in "abc"]
+SECRETS = [f"{SECRET}: {letter}" for letter in "abc"]
 UNIX = 1_800_000_000.0
 LEEWAY = 5
-CONFIG = AuthenticationConfig.model_validate({"jwt_secret": "x" * 32, "leeway": LEEWAY})
+CONFIG = AuthenticationConfig.model_validate({"jwt_secret": SECRET, "leeway": LEEWAY})
 
 
 def issued(secret: str, issued: int, lifetime: int, not_before: int) -> str:

@@ -7,14 +7,9 @@ from qaws_proto.inputs import DrainRequested
 from tests.helpers.node import Client, NodeUnderTest, configure
 from tests.helpers.store import StoreModel
 
-from .experiment import AUTH, Experiment, count_until, seconds_until
+from .experiment import AUTH, Experiment, codes, count_until, seconds_until
 
 USER = "user-1"
-
-
-def codes(client: Client) -> list[str]:
-    """The errors that a client heard."""
-    return [str(event["error_code"]) for event in client.heard if event["type"] == "error"]
 
 
 def streamed(client: Client) -> str:
@@ -70,6 +65,35 @@ def time_until_the_next_run(config: WebSocketConfig) -> float:
 def answers_of_a_node_with_three_messages(config: WebSocketConfig) -> list[list[str]]:
     node = NodeUnderTest(config)
     clients = [node.connect() for _ in range(3)]
+    for client in clients:
+        client.chat()
+    return [codes(client) for client in clients]
+
+
+# ── budgets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def messages_until_the_budget_is_spent(config: WebSocketConfig) -> int:
+    """Each answered with ten characters, which took two tokens."""
+    node = NodeUnderTest(config)
+    client = node.connect()
+
+    def ask() -> None:
+        client.chat()
+        for run_id in list(node.runs):
+            node.finish(run_id, "x" * 10, input_tokens=1, output_tokens=1)
+
+    return count_until(ask, lambda: "RATE_LIMIT" in codes(client))
+
+
+def unanswered_messages_until_the_budget_is_spent(config: WebSocketConfig) -> int:
+    client = NodeUnderTest(config).connect()
+    return count_until(client.chat, lambda: codes(client) == ["RATE_LIMIT"])
+
+
+def errors_of_three_users(config: WebSocketConfig) -> list[list[str]]:
+    node = NodeUnderTest(config)
+    clients = [node.connect(user_id) for user_id in ("ana", "eva", "leo")]
     for client in clients:
         client.chat()
     return [codes(client) for client in clients]
@@ -203,6 +227,7 @@ def when_three_are_closed(config: WebSocketConfig) -> list[float]:
     return times
 
 
+TWENTY_A_DAY = {"agent.budget.per_day": 20}
 PATIENT = {"agent.timeout": 1000}
 STORED = {"store.kind": "sqlite", "store.path": "a model of it"}
 ONE_BY_ONE = {"drain.closes": 1}
@@ -215,6 +240,15 @@ EXPERIMENTS = {
     "agent.chunk_size": Experiment(4, 64, heard_at_once),
     "agent.cancel_grace": Experiment(2, 6, time_until_the_next_run),
     "agent.max_runs": Experiment(1, 2, answers_of_a_node_with_three_messages),
+    "agent.runs_per_user": Experiment(1, 2, answers_of_a_node_with_three_messages),
+    "agent.budget.per_day": Experiment(20, 40, messages_until_the_budget_is_spent, {"agent.budget.reserve": 1}),
+    "agent.budget.unit": Experiment(
+        "characters", "tokens", messages_until_the_budget_is_spent, {**TWENTY_A_DAY, "agent.budget.reserve": 1}
+    ),
+    "agent.budget.reserve": Experiment(5, 10, unanswered_messages_until_the_budget_is_spent, TWENTY_A_DAY),
+    "agent.budget.max_users": Experiment(
+        1, 3, errors_of_three_users, {**AUTH, **TWENTY_A_DAY, "agent.budget.reserve": 20}
+    ),
     "sessions.ttl": Experiment(60, 90, time_until_a_session_is_forgotten),
     "sessions.per_user": Experiment(1, 2, sessions_after_three, AUTH),
     "sessions.max_sessions": Experiment(1, 2, sessions_after_three, AUTH),

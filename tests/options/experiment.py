@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from qaws_proto import WebSocketConfig
-from tests.helpers.node import SECRET, NodeUnderTest
+from tests.helpers.node import SECRET, Client, NodeUnderTest
 
 REFUSED = "refused"
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -81,3 +81,8 @@ def count_until(act: Callable[[], object], done: Callable[[], object], top: int 
         if done():
             return number
     raise AssertionError(f"not in {top} times")
+
+
+def codes(client: Client) -> list[str]:
+    """The errors that a client heard."""
+    return [str(event["error_code"]) for event in client.heard if event["type"] == "error"]

@@ -313,6 +313,7 @@ EXPERIMENTS = {
     "security.ssl.key_file": Experiment("one/key.pem", "other/key.pem", answer_within_tls, TLS),
     "security.ssl.client_ca_file": Experiment(None, "ca.pem", answer_within_tls, TLS),
     "logging.level": Experiment("INFO", "WARNING", logged(" INFO "), FREE_PORT),
+    "logging.format": Experiment("text", "json", logged('{"time":'), FREE_PORT),
     "logging.log_connections": Experiment(True, False, logged("opened"), FREE_PORT),
     "logging.log_agent_errors": Experiment(True, False, logged("the text of it"), FREE_PORT),
     "logging.log_messages": Experiment(True, False, logged("hola"), FREE_PORT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qaws_proto import WebSocketConfig
+from qaws_proto.effects import SendBytes
 from qaws_proto.inputs import DrainRequested
 from tests.helpers.node import BINARY, PING, TEXT, Client, NodeUnderTest, frame, request, text, upgrade
 
@@ -64,6 +65,24 @@ def address_behind_a_proxy(config: WebSocketConfig) -> object:
     node = NodeUnderTest(config)
     node.upgrade("X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.8")
     return node.note("opened").fields["address"]
+
+
+# ── compression ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OFFER = "Sec-WebSocket-Extensions: permessage-deflate"
+LONG_ANSWER = " ".join(str(number * number) for number in range(500))
+
+
+def answer_to_an_offer(config: WebSocketConfig) -> str | None:
+    head = NodeUnderTest(config).upgrade(OFFER).expect_http(101)
+    return head.headers.get("sec-websocket-extensions")
+
+
+def bytes_of_a_long_answer(config: WebSocketConfig) -> int:
+    node = NodeUnderTest(config)
+    client = node.upgrade(OFFER)
+    client.chat()
+    return sum(len(effect.data) for effect in node.finish(node.only_run, LONG_ANSWER) if isinstance(effect, SendBytes))
 
 
 # ── limits of time ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,6 +257,7 @@ def answers_to_nesting(config: WebSocketConfig) -> list[object]:
 
 ONE_FRAME_A_TURN = {"limits.frames_per_turn": 1}
 ONE_CONNECTION = {"server.max_connections": 1}
+COMPRESSING = {"server.compression.enabled": True}
 TRUSTING = {"server.trusted_proxies": ["192.0.2.0/24"]}
 
 EXPERIMENTS = {
@@ -248,6 +268,9 @@ EXPERIMENTS = {
     "server.allowed_hosts": Experiment([], ["qa.example"], status_for_a_host),
     "server.trusted_proxies": Experiment([], ["192.0.2.0/24"], address_behind_a_proxy),
     "server.forwarded_header": Experiment("x-forwarded-for", "forwarded", address_behind_a_proxy, TRUSTING),
+    "server.compression.enabled": Experiment(False, True, answer_to_an_offer),
+    "server.compression.level": Experiment(1, 9, bytes_of_a_long_answer, COMPRESSING),
+    "server.compression.min_size": Experiment(1000, 1_000_000, bytes_of_a_long_answer, COMPRESSING),
     "limits.head_size": Experiment(1024, 2048, largest_head),
     "limits.request_line": Experiment(300, 500, longest_request_line),
     "limits.headers": Experiment(10, 20, most_headers),
