@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from qaws_proto import WebSocketConfig
 from tests.helpers.evidence import KINDS, ROOT, Evidence, Module, Promise, evidence, kinds, marked, read
 
 PAGE = ROOT / "docs" / "guarantees.md"
@@ -121,6 +122,29 @@ def test_every_kind_has_a_test_or_the_page_says_why_not(page: str, tests: dict[P
         "neither test nor reason": set(),
         "a reason and a test": set(),
     }
+
+
+SECURITY = (ROOT / "SECURITY.md").read_text("utf-8")
+
+
+def test_the_security_policy_names_promises_that_there_are(page: str) -> None:
+    promised = {name for _, name in listed(page)}
+    ranges = re.findall(r"\b([A-Z])(\d+) to \1(\d+)\b", SECURITY)
+    named = set(re.findall(r"\b[A-Z]\d+\b", SECURITY))
+    named |= {f"{kind}{number}" for kind, first, last in ranges for number in range(int(first), int(last) + 1)}
+    assert {"C2", "H1", "M3"} <= named
+    assert named <= promised
+
+
+def test_the_security_policy_names_settings_that_there_are() -> None:
+    sections = "|".join(WebSocketConfig.model_fields)
+    named = re.findall(rf"`((?:{sections})(?:\.[a-z_]+)+)", SECURITY)
+    assert "server.trusted_proxies" in named
+    for name in named:
+        model: Any = WebSocketConfig
+        for part in name.split("."):
+            assert part in model.model_fields, f"{name} is no setting"
+            model = model.model_fields[part].annotation
 
 
 # ── how it is found out ──────────────────────────────────────────────────────────────────────────────────────────────
