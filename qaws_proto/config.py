@@ -530,8 +530,9 @@ class AgentConfig(Section):
     chunk_size: Count = Field(default=16 * 1024, description="characters sent without waiting for `roll_up`")
     cancel_grace: Seconds = Field(default=5, description="seconds a cancelled agent has to stop (G5)")
     max_runs: Count = Field(default=1000, description="messages accepted and not yet answered, on the node (G7)")
-    runs_per_user: Count = Field(
-        default=16, description="the same of one user; without authentication, of one address (G7)"
+    runs_per_user: Count | None = Field(
+        default=None,
+        description="the same of one user; without authentication, of one address; not set: no such limit (G7)",
     )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="threads for agents that block (G6)")
     budget: BudgetConfig = BudgetConfig()

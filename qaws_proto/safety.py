@@ -192,8 +192,8 @@ READ_WHERE = (
     ReadWhere(
         "server.unix_mode",
         "server.listen",
-        lambda config: any(map(_is_unix, config.server.listen)),
-        "server.listen has no `unix:` address",
+        lambda config: any(map(_is_unix, [*config.server.listen, config.metrics.listen or ""])),
+        "neither server.listen nor metrics.listen has a `unix:` address",
     ),
     ReadWhere(
         "server.forwarded_header",

@@ -22,7 +22,7 @@ def configuration(terms: Terms) -> WebSocketConfig:
                 "connections_per_address": 20_000, "frames_per_second": 10_000_000, "frame_burst": 10_000_000,
             },
             "sessions": {"queue": 1000, "max_sessions": 20_000},
-            "agent": {"max_runs": 1_000_000, "runs_per_user": 1_000_000},
+            "agent": {"max_runs": 1_000_000},
         }
     )  # fmt: skip
 

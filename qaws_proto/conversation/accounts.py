@@ -35,7 +35,8 @@ class Accounts:
 
     def enter(self, account: str, now: Now) -> Place | Refusal:
         """Take a place for a message, or say why there is none: then nothing is taken."""
-        if self._runs.of(account) >= self._config.agent.runs_per_user:
+        most = self._config.agent.runs_per_user
+        if most is not None and self._runs.of(account) >= most:
             return Refusal(Fault.USER_BUSY)
         wait = self._budget.wait(account, now)
         if not wait:

@@ -208,7 +208,6 @@ def open_config(**sections: Any) -> WebSocketConfig:
     base: dict[str, Any] = {
         "server": {} if elsewhere else {"host": "127.0.0.1", "port": 0},
         "security": {"authentication": {"enabled": False}, "rate_limiting": {"enabled": False}},
-        "agent": {"runs_per_user": 10_000},
     }
     for name, values in sections.items():
         base[name] = {**base.get(name, {}), **values}
