@@ -217,11 +217,15 @@ def test_a_drain_waits_until_what_was_commanded_is_kept() -> None:
 
 
 def test_a_store_that_keeps_no_restrictions_is_given_none() -> None:
-    node = NodeUnderTest(GUARDED, StoreModel(), opened=False)
+    config = configure(authentication=True, limits={"blocks": 2, "revocations": 1})
+    node = NodeUnderTest(config, StoreModel(), opened=False)
     node.step(UserBlocked(*BY, "ana"))
     node.step(StoreOpened())
     node.step(UserBlocked(*BY, "eva"))
+    for number in range(10):
+        node.step(UserUnblocked(*BY, f"user-{number}"))
     assert node.asked == []
+    assert "lifting_not_kept" not in [note.name for note in node.notes]  # nothing of it waits for the store
     assert (status(node), status(node, "eva")) == (403, 403)
 
 

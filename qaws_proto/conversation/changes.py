@@ -39,8 +39,6 @@ class Changes:
     def opened(self, *, keeps: bool) -> None:
         """The store is open, and `keeps` them or does not."""
         self._keeps = keeps
-        if not keeps:
-            self._waiting.clear()
 
     def add(self, record: RestrictionRecord, now: Now) -> None:
         """Have this kept, instead of what waits of the same name."""
