@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .admission import restarts
 from .admission.gate import Refusal
 from .admission.tokens import Principal
 from .clock import Now
@@ -221,7 +222,15 @@ class Chats:
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def store_opened(self, event: StoreOpened, now: Now) -> None:
-        """The runs that the last node left unfinished end, or begin again, as configured (D2)."""
+        """The runs that the last node left unfinished end, or begin again, as configured (D2); those of users who are
+        kept out end.
+
+        Raises ValueError where `restrictions` are none that a node has given.
+        """
+        gate = self._node.gate
+        assert self._journal is not None
+        restarts.restore(event.restrictions or (), gate.blocks, gate.revocations, self._journal.changes.names, now)
+        self._journal.changes.opened(keeps=event.restrictions is not None)
         again = self._node.config.store.on_restart == "rerun"
         count = sum(len(stored.unfinished) for stored in event.unfinished)
         if count:
@@ -230,7 +239,7 @@ class Chats:
             session = self._sessions.make(stored.owner, stored.session_id, stored.epoch)
             session.restore(stored)
             for record in stored.unfinished:
-                self._runs.restore(session, record, now, again=again)
+                self._runs.restore(session, record, now, again=again and not gate.blocks.user(stored.owner, now))
             self._sessions.left(session, now)
 
     def session_loaded(self, event: SessionLoaded, now: Now) -> list[Connection]:

@@ -6,13 +6,16 @@ is a note of the topic `control` that says who did what, and what was before and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .admission.blocks import NetworkKey, Restriction, Restrictions, key_of, parse_network
+from .admission.restarts import record_of
 from .clock import Now
 from .connection import Connection, Node, Phase
+from .conversation.changes import Changes
 from .conversation.runs import Runs
 from .effects import Note, Scalar
 from .events import NAME_LENGTH
@@ -38,6 +41,7 @@ from .overview import (
     of_revocations,
     of_session,
 )
+from .records import RestrictionKind, RestrictionRecord
 
 LONGEST = 1_000_000_000  # seconds that a block lasts: whoever wants more than 31 years wants it for ever
 WORDS = 256  # characters of who gave a command and why: each is kept as long as what it did
@@ -59,12 +63,13 @@ class Outcome:
 
 
 class Control:
-    """The commands of operators, and what they see of a node."""
+    """The commands of operators, and what they see of a node. `changes` is None where no restart remembers them."""
 
-    def __init__(self, node: Node, connections: Mapping[int, Connection], runs: Runs) -> None:
+    def __init__(self, node: Node, connections: Mapping[int, Connection], runs: Runs, changes: Changes | None) -> None:
         self._node = node
         self._connections = connections
         self._runs = runs
+        self._changes = changes
         self.outcome = Outcome()  # of the newest command
         self.routes: dict[type, Callable[[Any, Now], None]] = {
             DisconnectRequested: self._disconnect,
@@ -124,6 +129,7 @@ class Control:
         users = self._node.gate.blocks.users
         before = _state(users, event.user_id, now)
         users.impose(event.user_id, _restriction(event, now), now)
+        self._keep("blocked_user", event.user_id, users.find(event.user_id, now), event, now)
         closed = self._close(lambda one: _user_of(one) == event.user_id, Fault.BLOCKED, now)
         cancelled = self._cancel_runs(event.user_id, now)
         after = _state(users, event.user_id, now)
@@ -136,6 +142,7 @@ class Control:
         users = self._node.gate.blocks.users
         before = _state(users, event.user_id, now)
         users.lift(event.user_id)
+        self._keep("blocked_user", event.user_id, None, event, now)
         self._done("user_unblocked", event, event.user_id, _lifted(event.user_id, before))
 
     def _block_address(self, event: AddressBlocked, now: Now) -> None:
@@ -143,6 +150,7 @@ class Control:
         blocks, key, name = self._node.gate.blocks, key_of(network), str(network)
         before = _state(blocks.networks, key, now)
         blocks.block_network(network, _restriction(event, now), now)
+        self._keep("blocked_network", name, blocks.networks.find(key, now), event, now)
         # Those that are not upgraded get their answer: their address may be another one, and 403 says more.
         closed = self._close(lambda one: blocks.address(one.address, now), Fault.BLOCKED, now)
         outcome = Outcome(closed, 0, {name: before}, {name: _state(blocks.networks, key, now)})
@@ -154,6 +162,7 @@ class Control:
         blocks = self._node.gate.blocks
         before = _state(blocks.networks, key_of(network), now)
         blocks.unblock_network(network)
+        self._keep("blocked_network", str(network), None, event, now)
         self._done("address_unblocked", event, str(network), _lifted(str(network), before))
 
     def _revoke_token(self, event: TokenRevoked, now: Now) -> None:
@@ -163,6 +172,7 @@ class Control:
         revocations, name = self._node.gate.revocations, event.token_id
         before = _verdict(revocations.tokens.find(name, now))
         revocations.revoke_token(name, event.by, event.reason, now)
+        self._keep("revoked_token", name, revocations.tokens.find(name, now), event, now)
         outcome = Outcome(self._close_revoked(now), 0, {name: before}, {name: "revoked"})
         self._done("token_revoked", event, name, outcome)
 
@@ -172,6 +182,7 @@ class Control:
         revocations, name = self._node.gate.revocations, event.user_id
         before = _verdict(revocations.users.find(name, now))
         revocations.revoke_user(name, event.by, event.reason, now)
+        self._keep("revoked_user", name, revocations.users.find(name, now), event, now)
         outcome = Outcome(self._close_revoked(now), 0, {name: before}, {name: "revoked"})
         self._done("user_revoked", event, name, outcome, until=round(now.unix, 3))
 
@@ -211,6 +222,16 @@ class Control:
             self._runs.cancel(run, now)
         return len(found)
 
+    def _keep(self, kind: RestrictionKind, name: str, held: Restriction | None, event: Command, now: Now) -> None:
+        """Have a restart remember what is `held` against a name now; None: nothing."""
+        if self._changes is None:
+            return
+        if held is None:
+            record = RestrictionRecord(kind, name, event.by, event.reason, now.unix, None, lifted=True)
+        else:
+            record = record_of(kind, name, held, now)
+        self._changes.add(record, now)
+
     def _check_user(self, user_id: object) -> None:
         self._check_authentication()
         _check_name(user_id, "a user id")
@@ -231,13 +252,21 @@ class Control:
 
 def _check_words(event: Command) -> None:
     for value in (event.by, event.reason):
-        if not isinstance(value, str) or len(value) > WORDS:
+        if not _is_text(value, WORDS):
             raise ValueError(f"`by` and `reason` are texts of at most {WORDS} characters")
 
 
 def _check_name(name: object, kind: str) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH:
+    if not name or not _is_text(name, NAME_LENGTH):
         raise ValueError(f"{kind} is a text of 1 to {NAME_LENGTH} characters")
+
+
+def _is_text(value: object, longest: int) -> bool:
+    """Whether something is a text. One with a lone surrogate is none: no store could keep it, nor what is beside it."""
+    return isinstance(value, str) and len(value) <= longest and not _SURROGATE.search(value)
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def _restriction(event: UserBlocked | AddressBlocked, now: Now) -> Restriction:

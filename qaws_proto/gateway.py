@@ -22,6 +22,7 @@ from .config import WebSocketConfig
 from .connection import Connection, Node, Phase, whole
 from .control import Control
 from .conversation.accounts import Accounts
+from .conversation.changes import Changes
 from .conversation.journal import Journal
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
@@ -115,11 +116,12 @@ class Gateway:
         }
         self._connections: dict[int, Connection] = {}
         self._newest = -1
-        self._journal = Journal(config.store, self._timers, self._outbox) if durable else None
+        changes = Changes(config.limits, self._outbox)
+        self._journal = Journal(config.store, self._timers, self._outbox, changes) if durable else None
         voice = Voice(self._journal)
         self._runs = Runs(config, self._timers, self._outbox, ids, voice, Accounts(config, gate.dry_run), self.counts)
         self._chats = Chats(self._node, self._connections, self._sessions, self._runs, voice, self._journal)
-        self.control = Control(self._node, self._connections, self._runs)
+        self.control = Control(self._node, self._connections, self._runs, changes if durable else None)
         self._drain_until: float | None = None
         self._drained = False
         self._routes: dict[type, Callable[[Any, Now], None]] = {

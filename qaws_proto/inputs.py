@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .records import StoredSession, kind
+from .records import RestrictionRecord, StoredSession, kind
 
 
 class ConnectionOpened(NamedTuple):
@@ -160,10 +160,12 @@ class RunFailed(NamedTuple):
 class StoreOpened(NamedTuple):
     """The store is there. The first input of a node that has one.
 
-    `unfinished` are its sessions with runs that had not ended when the last node stopped (D2).
+    `unfinished` are its sessions with runs that had not ended when the last node stopped (D2), and `restrictions` who
+    was kept out then (A5). Where they are None the store keeps none, and is never given any.
     """
 
     unfinished: tuple[StoredSession, ...] = ()
+    restrictions: tuple[RestrictionRecord, ...] | None = None
 
 
 class RecordsSaved(NamedTuple):

@@ -5,7 +5,7 @@ A store appends records in the order given and never changes one. `docs/extendin
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class EventRecord(NamedTuple):
@@ -36,7 +36,26 @@ class RunEnded(NamedTuple):
     run_id: str
 
 
-Record = EventRecord | RunRecord | RunEnded
+RestrictionKind = Literal["blocked_user", "blocked_network", "revoked_token", "revoked_user"]
+
+
+class RestrictionRecord(NamedTuple):
+    """An operator has kept somebody out or, where it is `lifted`, lets him in again (A5).
+
+    Of a `kind` and `name` the newest record holds, in the place of those before it. `since` and `until` are unix
+    seconds; an `until` of None is for ever, and what is behind its `until` may be deleted.
+    """
+
+    kind: RestrictionKind
+    name: str  # a user id, the `jti` of a token, or a network such as 192.0.2.0/24
+    by: str
+    reason: str
+    since: float
+    until: float | None
+    lifted: bool = False
+
+
+Record = EventRecord | RunRecord | RunEnded | RestrictionRecord
 
 
 class StoredSession(NamedTuple):

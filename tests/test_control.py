@@ -413,6 +413,8 @@ def test_lists_show_what_there_is() -> None:
         (DisconnectRequested(*BY), "has to be named"),
         (UserBlocked(*BY, ""), "a user id is a text of 1 to 128 characters"),
         (UserBlocked(*BY, "x" * 129), "a user id is"),
+        (UserBlocked(*BY, "ana\ud800"), "a user id is"),
+        (TokenRevoked("ops", "\udfff", "t1"), "`by` and `reason`"),
         (UserUnblocked(*BY, None), "a user id is"),  # type: ignore[arg-type]
         (UserBlocked(*BY, "ana", 0), "`seconds` is how long"),
         (UserBlocked(*BY, "ana", -1), "`seconds` is how long"),

@@ -7,7 +7,7 @@ somebody is restricted, and whoever comes is looked at when he says who he is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
@@ -71,6 +71,11 @@ class Restrictions(Generic[Key]):
         """Restrict no more; nothing happens where there is no restriction."""
         self._held.pop(key, None)
 
+    def restore(self, earlier: Mapping[Key, Restriction]) -> None:
+        """Restrict as before a restart, also where there is room for fewer now: that lets nobody in. What has been
+        imposed since holds."""
+        self._held = {**earlier, **self._held}
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._held)
 
@@ -101,11 +106,19 @@ class Blocks:
     def block_network(self, network: Network, restriction: Restriction, now: Now) -> None:
         """Block the addresses of a network. Raises ValueError where there is no room for one more."""
         self.networks.impose(key_of(network), restriction, now)
-        self._prefixes = sorted({key[:2] for key in self.networks})
+        self._look_up()
 
     def unblock_network(self, network: Network) -> None:
         """Lift the block of this very network."""
         self.networks.lift(key_of(network))
+
+    def restore_networks(self, earlier: Mapping[NetworkKey, Restriction]) -> None:
+        """Block these as before a restart."""
+        self.networks.restore(earlier)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self._prefixes = sorted({key[:2] for key in self.networks})
 
 
 class Revocations:

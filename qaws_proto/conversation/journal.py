@@ -15,6 +15,7 @@ from ..config import StoreConfig
 from ..effects import Note, Outbox, SaveRecords
 from ..events import dump, parse_server_event
 from ..records import EventRecord, Record, RunEnded, RunRecord
+from .changes import Changes
 from .run import Run
 from .session import Session
 
@@ -34,15 +35,17 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The entries of a node that wait to be saved, and those that are being saved."""
+    """The entries of a node that wait to be saved, those that are being saved, and the `changes` saved with them."""
 
-    def __init__(self, config: StoreConfig, timers: Timers, outbox: Outbox) -> None:
+    def __init__(self, config: StoreConfig, timers: Timers, outbox: Outbox, changes: Changes) -> None:
         self._config = config
         self._timers = timers
         self._outbox = outbox
+        self.changes = changes
         self._waiting: list[Entry] = []
         self._saving: list[Entry] = []
         self._batch = 0  # the number of the one that is being saved, or was last
+        self._asked = False  # whether it is being saved
         self._size = 0  # bytes of all of them
         self.failing = False  # the last one failed, and some of it is to be tried again
         self._noted_at = -inf  # when it was last noted that saving fails; -inf: not since something was saved
@@ -50,7 +53,7 @@ class Journal:
     @property
     def pending(self) -> bool:
         """Whether something is not saved and can still be hoped to be."""
-        return bool(self._waiting or self._saving) and not self.failing
+        return (self._asked or bool(self._waiting) or self.changes.due) and not self.failing
 
     @property
     def unsaved_bytes(self) -> int:
@@ -69,27 +72,32 @@ class Journal:
 
     def flush(self, now: Now) -> None:
         """Begin to save what waits, unless something is being saved or has just failed."""
-        if not self._waiting or self._saving or self.failing:
+        if self._asked or self.failing or not (self._waiting or self.changes.due):
             return
         self._saving, self._waiting = self._waiting, []
         self._batch += 1
-        self._outbox.add(SaveRecords(self._batch, tuple(_records(self._saving)), now.unix))
+        self._asked = True
+        records = (*_records(self._saving), *self.changes.take())
+        self._outbox.add(SaveRecords(self._batch, records, now.unix))
 
     def saved(self, batch: int) -> Iterator[Entry]:
         """What may be heard now, one by one; nothing for a batch that is not the one on its way."""
-        if batch != self._batch:
+        if batch != self._batch or not self._asked:
             return
         saved, self._saving = self._saving, []
-        if saved:
-            self._noted_at = -inf
+        self._asked = False
+        self._noted_at = -inf
+        self.changes.saved()
         for entry in saved:
             self._count(entry, -1)
             yield entry
 
     def failed(self, batch: int, cause: BaseException | None, now: Now) -> list[Run]:
         """The runs whose messages cannot be accepted. The rest is tried again after `store.retry` seconds."""
-        if batch != self._batch or not self._saving:
+        if batch != self._batch or not self._asked:
             return []
+        self._asked = False
+        self.changes.failed()
         entries, self._saving, self._waiting = self._saving + self._waiting, [], []
         refused = {entry.run.id: entry.run for entry in entries if entry.accepts and entry.run is not None}
         seqs: dict[int, int] = {}
@@ -102,7 +110,7 @@ class Journal:
         if now.mono >= self._noted_at + NOTE_INTERVAL:
             self._noted_at = now.mono
             self._outbox.add(Note("node", "ERROR", "save_failed", {"batch": batch, "refused": len(refused)}, cause))
-        if self._waiting:
+        if self._waiting or self.changes.due:
             self.failing = True
             self._timers.set(Reason.STORE, 0, now.mono + self._config.retry)
         return list(refused.values())

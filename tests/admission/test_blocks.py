@@ -47,6 +47,15 @@ def revocations(limit: int = 10, **authentication: float) -> Revocations:
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_was_imposed_since_holds_over_what_is_restored() -> None:
+    table: Restrictions[str] = Restrictions(2, "limits.blocks")
+    table.impose("ana", restriction(), NOW)
+    table.restore({"ana": restriction(NOW.mono + 1), "eva": restriction(NOW.mono + 1)})
+    assert table.find("ana", later(2)) is not None
+    assert table.find("eva", NOW) is not None
+    assert table.find("eva", later(2)) is None
+
+
 def test_a_restriction_holds_until_its_time_and_not_longer() -> None:
     table: Restrictions[str] = Restrictions(2, "limits.blocks")
     table.impose("ana", restriction(NOW.mono + 10), NOW)

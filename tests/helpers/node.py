@@ -430,9 +430,10 @@ class NodeUnderTest:
 
     def __init__(
         self, config: WebSocketConfig | None = None, store: StoreModel | None = None, *, prompt: bool = True,
-        now: Now = START, **gateway: Any,
+        opened: bool = True, now: Now = START, **gateway: Any,
     ) -> None:  # fmt: skip
-        """With a `store` the node is durable; where it is not `prompt`, it answers when the test says so (`answer`)."""
+        """With a `store` the node is durable; where it is not `prompt`, it answers when the test says so (`answer`);
+        where it is not `opened`, the test says so too."""
         self.config = config or configure()
         self.gateway = Gateway(self.config, ids=gateway.pop("ids", counter()), durable=store is not None, **gateway)
         self.store = store
@@ -452,8 +453,8 @@ class NodeUnderTest:
         self.history: list[tuple[Input, Now, list[Effect]]] = []
         self.marks: list[int] = []  # lengths of `history` that a test wants to remember
         self._ended_notes: set[str] = set()
-        if store is not None:
-            self.step(StoreOpened(store.unfinished()))
+        if store is not None and opened:
+            self.step(StoreOpened(store.unfinished(), store.restrictions()))
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qaws_proto.records import EventRecord, Record, RunEnded, RunRecord, StoredSession
+from qaws_proto.records import EventRecord, Record, RestrictionRecord, RunEnded, RunRecord, StoredSession
 
 
 class StoreModel:
@@ -15,10 +15,14 @@ class StoreModel:
         self.events: dict[tuple[str, str], list[bytes]] = {}
         self.runs: dict[str, RunRecord] = {}
         self.ended: set[str] = set()
+        self._restrictions: dict[tuple[str, str], RestrictionRecord] = {}
 
     def save(self, records: Iterable[Record]) -> None:
         """Keep these."""
         for record in records:
+            if isinstance(record, RestrictionRecord):
+                self._restrict(record)
+                continue
             if isinstance(record, RunEnded):
                 assert record.run_id in self.runs, f"the end of a run that was never kept: {record}"
                 assert record.run_id not in self.ended, f"a run ends twice: {record}"
@@ -33,6 +37,12 @@ class StoreModel:
             else:
                 assert record.run_id not in self.runs, f"accepted twice: {record}"
                 self.runs[record.run_id] = record
+
+    def _restrict(self, record: RestrictionRecord) -> None:
+        if record.lifted:
+            self._restrictions.pop((record.kind, record.name), None)
+        else:
+            self._restrictions[record.kind, record.name] = record
 
     def load(self, owner: str, session_id: str, newest: int = 1000) -> StoredSession | None:
         """What there is of a session."""
@@ -51,3 +61,7 @@ class StoreModel:
         """The sessions with runs that have not ended."""
         names = dict.fromkeys((run.owner, run.session_id) for run in self.runs.values() if run.run_id not in self.ended)
         return tuple(session for name in names if (session := self.load(*name)) is not None)
+
+    def restrictions(self) -> tuple[RestrictionRecord, ...]:
+        """Who is kept out, also those whose time is over."""
+        return tuple(self._restrictions.values())

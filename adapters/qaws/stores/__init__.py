@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from qaws_proto.config import WebSocketConfig
 
-from .interface import Store, StoreError
+from .interface import RestrictionStore, Store, StoreError
 
-__all__ = ["Store", "StoreError", "check_store", "store_of"]
+__all__ = ["RestrictionStore", "Store", "StoreError", "check_store", "store_of"]
 
 
 def store_of(config: WebSocketConfig) -> Store | None:

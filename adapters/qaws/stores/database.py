@@ -12,8 +12,9 @@ from typing import Literal
 from urllib.parse import quote
 
 from qaws_proto.config import SessionsConfig
-from qaws_proto.records import EventRecord, Record, RunEnded, RunRecord, StoredSession
+from qaws_proto.records import EventRecord, Record, RestrictionRecord, RunEnded, RunRecord, StoredSession
 
+from . import restrictions
 from .errors import damaged, explained
 from .file_lock import FileLock
 from .interface import StoreError
@@ -115,9 +116,13 @@ class Database:
         events: list[tuple[int, int, bytes, int]] = []
         runs: list[tuple[int, str, str, str | None, bytes, int]] = []
         ended: list[tuple[str]] = []
+        changes: list[RestrictionRecord] = []
         for record in records:
             if isinstance(record, RunEnded):
                 ended.append((record.run_id,))
+                continue
+            if isinstance(record, RestrictionRecord):
+                changes.append(record)
                 continue
             key = (record.owner, record.session_id)
             head = sessions.get(key)
@@ -138,6 +143,7 @@ class Database:
             found = connection.executemany("UPDATE runs SET ended = 1 WHERE run_id = ?", ended).rowcount
             if found != len(ended):
                 raise StoreError(f"{self.path}: a run ended that was never begun")
+        restrictions.write(connection, changes)
         connection.executemany(
             "UPDATE sessions SET first = ?, head = ?, touched = ? WHERE number = ?",
             [(head.first, head.seq, unix, head.number) for head in sessions.values()],
@@ -176,6 +182,11 @@ class Database:
             connection = self._opened()
             rows = connection.execute(f"{_SESSIONS} WHERE number IN (SELECT session FROM runs WHERE ended = 0)")
             return tuple(self._stored(connection, bounds, *row) for row in rows.fetchall())
+
+    def restrictions(self, unix: float) -> tuple[RestrictionRecord, ...]:
+        """Who is kept out at `unix`."""
+        with self._alone, explained(self.path):
+            return restrictions.read(self._opened(), self.path, unix)
 
     def _stored(
         self,
@@ -241,6 +252,11 @@ class Database:
                     "AND number NOT IN (SELECT session FROM runs WHERE ended = 0) ORDER BY touched LIMIT ?)",
                     (before, limit),
                 ).rowcount
+
+    def expire_restrictions(self, before: float) -> int:
+        """Delete restrictions whose time was over before `before`; how many."""
+        with self._alone, explained(self.path):
+            return restrictions.expire(self._opened(), before)
 
     def compact(self) -> None:
         """Write the file anew without the room of what was deleted. Takes as much room again while it does."""

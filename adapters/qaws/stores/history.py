@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from .database import connect
 from .errors import explained
 from .interface import StoreError
-from .schema import MIGRATIONS, event_sum, run_sum, version_of
+from .schema import READABLE, event_sum, run_sum, version_of
 
 BATCH = 500  # events that are read at once: no longer does the reader keep the log from being moved into the file
 
@@ -207,7 +207,7 @@ def open_history(path: str) -> Iterator[History]:
     with closing(connection):
         with explained(path, export=False):
             version = version_of(connection, path)
-        if version < len(MIGRATIONS):
+        if version < READABLE:
             raise StoreError(f"{path}: an older qaws has written this file; serve it once to bring it up to date")
         yield History(connection, path)
 

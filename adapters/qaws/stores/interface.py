@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from qaws_proto.records import Record, StoredSession
+from qaws_proto.records import Record, RestrictionRecord, StoredSession
 
 
 class StoreError(ValueError):
@@ -43,3 +43,18 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Let go of everything. Called once, when the last `save` has returned or raised."""
+
+
+@runtime_checkable
+class RestrictionStore(Store, Protocol):
+    """A store that keeps blocks and revocations too: `save` is given records of them.
+
+    A store without this method is given none, and they end with the process.
+    """
+
+    async def restrictions(self) -> tuple[RestrictionRecord, ...]:
+        """The newest record of each kind and name, without those that are lifted. Called once, behind `open`.
+
+        Those whose `until` is over may be left out. Raising keeps the server from starting: who is kept out is not
+        known.
+        """

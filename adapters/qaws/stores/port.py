@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 
+from qaws_proto.admission.restarts import check
 from qaws_proto.effects import LoadSession, Note, SaveRecords
 from qaws_proto.inputs import Input, LoadFailed, RecordsSaved, SaveFailed, SessionLoaded, StoreOpened
-from qaws_proto.records import StoredSession
+from qaws_proto.records import RestrictionRecord, StoredSession
 
 from ..host import start_task
-from .interface import Store, StoreError
+from .interface import RestrictionStore, Store, StoreError
 
 PATIENCE = 10.0  # seconds for a store to close
 
 Spawn = Callable[..., None]
+Result = TypeVar("Result")
 
 
 class StorePort:
@@ -51,16 +53,24 @@ class StorePort:
         """Open the store, unless it is open. Raises StoreError, whatever the store raises."""
         if self._opened is not None:
             return
-        try:
-            unfinished = await self._store.open()
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(f"the store cannot be opened: {type(error).__name__}") from error
+        unfinished = await _asked(self._store.open)
         if not isinstance(unfinished, tuple) or not all(isinstance(one, StoredSession) for one in unfinished):
             raise StoreError("the store cannot be opened: what its open() returns is no tuple of StoredSession")
-        self._opened, self._closed = StoreOpened(unfinished), None
+        try:
+            opened = StoreOpened(unfinished, await _restrictions(self._store))
+        except BaseException:
+            await self._let_close()
+            raise
+        self._opened, self._closed = opened, None
         self._refusing, self._let_go, self._deadline = False, False, inf
+
+    async def _let_close(self) -> None:
+        """Close a store that is open and will not be used, in `PATIENCE` seconds."""
+        with anyio.move_on_after(PATIENCE, shield=True):
+            try:
+                await self._store.aclose()
+            except Exception as error:  # noqa: BLE001 - why it is not used says more
+                self._note(Note("node", "ERROR", "store_not_closed", {}, error))
 
     def attach(self, spawn: Spawn) -> StoreOpened:
         """What the node has to be told first. `spawn` runs an async function in a task of its own."""
@@ -190,6 +200,31 @@ class _Save(NamedTuple):
     batch: int
     began: float
     ended: anyio.Event
+
+
+async def _asked(ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """What a store says at the start. Raises StoreError, whatever it raises."""
+    try:
+        return await ask()
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"the store cannot be opened: {type(error).__name__}") from error
+
+
+async def _restrictions(store: Store) -> tuple[RestrictionRecord, ...] | None:
+    """Who is kept out; None: the store does not keep that. Raises StoreError: without it the door would be open."""
+    if not isinstance(store, RestrictionStore):
+        return None
+    records = await _asked(store.restrictions)
+    try:
+        if not isinstance(records, tuple):
+            raise ValueError("its restrictions() returns no tuple")
+        for record in records:
+            check(record)
+    except ValueError as error:
+        raise StoreError(f"the store cannot be opened: {error}") from error
+    return records
 
 
 def _checked(stored: object) -> StoredSession | None:

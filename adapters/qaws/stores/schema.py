@@ -1,7 +1,8 @@
 """The tables of a SQLite store: the migrations that make them, what a file has to be to be used, the sums of its rows.
 
 A session is a row of `sessions`, its events are numbered from `first` to `head` without a hole. A run is unfinished
-until it has `ended`; its message stays, since one without an id is in no event.
+until it has `ended`; its message stays, since one without an id is in no event. A row of `restrictions` is somebody who
+is kept out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_unfinished ON runs (session) WHERE ended = 0",
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     ),
+    (
+        """CREATE TABLE restrictions (
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            "by" TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            since REAL NOT NULL,
+            until REAL,
+            checksum INTEGER NOT NULL,
+            PRIMARY KEY (kind, name)
+        ) WITHOUT ROWID""",
+    ),
 )
+READABLE = 1  # the oldest version that has its sessions where those of the newest are
 
 
 def event_sum(seq: int, payload: bytes) -> int:

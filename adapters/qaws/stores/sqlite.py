@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from qaws_proto.config import WebSocketConfig
-from qaws_proto.records import Record, StoredSession
+from qaws_proto.records import Record, RestrictionRecord, StoredSession
 
 from ..telemetry import log_event
 from .database import Database
@@ -33,7 +33,7 @@ class SqliteStore:
     """The store of `store.kind: sqlite`. Runs on asyncio, uvloop and trio; for one process."""
 
     def __init__(self, config: WebSocketConfig, *, clock: Callable[[], float] = time.time) -> None:
-        """Settings are those of `store` and the bounds of `sessions`. `clock` is asked for the time once, on opening.
+        """Settings are those of `store` and the bounds of `sessions`. `clock` is asked for the time on opening.
 
         Raises StoreError where `store.path` is not set.
         """
@@ -53,6 +53,10 @@ class SqliteStore:
         Raises StoreError where it cannot be used: nothing is changed then, and nothing is ever deleted because of it.
         """
         return await self._in_thread(self._open)
+
+    async def restrictions(self) -> tuple[RestrictionRecord, ...]:
+        """Who is kept out now, by the wall clock. Raises StoreError where one of them is damaged."""
+        return await self._in_thread(lambda: self._opened().restrictions(self._clock()))
 
     async def save(self, records: Sequence[Record], unix: float) -> None:
         """Keep these records, all or none. Raises StoreError where none are kept. Once begun it is not cancelled."""
@@ -82,8 +86,10 @@ class SqliteStore:
         database = Database(self._path, self._config.synchronous)
         try:
             now = self._clock()
-            while database.expire(now - self._config.retention_days * DAY, EXPIRY_BATCH) == EXPIRY_BATCH:
+            before = now - self._config.retention_days * DAY
+            while database.expire(before, EXPIRY_BATCH) == EXPIRY_BATCH:
                 pass
+            database.expire_restrictions(before)
             self._expiry_due = now + EXPIRY_INTERVAL
             unfinished = database.unfinished(self._bounds)
         except BaseException:
@@ -101,8 +107,10 @@ class SqliteStore:
     def _expire(self, database: Database, unix: float) -> None:
         """Delete some of what is too old: behind a save, which is good whatever becomes of this."""
         self._expiry_due = unix + EXPIRY_INTERVAL
+        before = unix - self._config.retention_days * DAY
         try:
-            deleted = database.expire(unix - self._config.retention_days * DAY, EXPIRY_BATCH)
+            deleted = database.expire(before, EXPIRY_BATCH)
+            database.expire_restrictions(before)
         except StoreError as error:
             log_event(LOGGER, logging.WARNING, "sessions_not_expired", reason=str(error))
             return
