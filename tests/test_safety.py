@@ -21,6 +21,7 @@ from qaws_proto.safety import (
     unread,
 )
 from qaws_proto.strength import weakness
+from tests.options.experiment import config_of
 
 SECRET = "correct-horse-battery-staple-0123456789"
 JWT_SECRET = "security.authentication.jwt_secret"
@@ -32,21 +33,9 @@ TLS: dict[str, object] = {"security.ssl.enabled": True}
 UNMEASURED: dict[str, object] = {"metrics.enabled": False}
 
 
-def configure(settings: dict[str, object]) -> WebSocketConfig:
-    """A configuration of dotted settings."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *sections, name = key.split(".")
-        section = nested
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = value
-    return WebSocketConfig.model_validate(nested)
-
-
 def found(settings: dict[str, object], **how: Any) -> list[tuple[str, bool]]:
     """The settings that should not stay as they are, and whether nothing is served."""
-    return [(one.setting, one.refuses) for one in findings(configure(settings), **how)]
+    return [(one.setting, one.refuses) for one in findings(config_of(settings), **how)]
 
 
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -79,7 +68,7 @@ def test_a_secret_that_can_be_guessed_is_weak(secret: str, why: str) -> None:
     assert why in weak
     assert "openssl rand -base64 48" in weak
     with pytest.raises(ValidationError) as caught:
-        configure({JWT_SECRET: secret})
+        config_of({JWT_SECRET: secret})
     assert why in str(caught.value)
 
 
@@ -99,7 +88,7 @@ def test_no_hexadecimal_digits_are_taken_for_words(secret: bytes) -> None:
 
 def test_a_weak_secret_that_is_meant_is_warned_of() -> None:
     meant = {JWT_SECRET: "weak", "security.authentication.allow_weak_secret": True}
-    (one,) = findings(configure(meant))
+    (one,) = findings(config_of(meant))
     assert (one.setting, one.refuses) == (JWT_SECRET, False)
     assert one.allowed_by == "security.authentication.allow_weak_secret"
     assert "security.authentication.allow_weak_secret lets it stand" in str(one)
@@ -111,7 +100,7 @@ def test_a_weak_secret_of_before_is_no_better() -> None:
         "security.authentication.previous_secret": "weak", "security.authentication.previous_secret_until": 1,
     }  # fmt: skip
     with pytest.raises(ValidationError, match="previous_secret"):
-        configure({**CLOSED, **before})
+        config_of({**CLOSED, **before})
     meant = {**CLOSED, **before, "security.authentication.allow_weak_secret": True}
     assert found(meant) == [("security.authentication.previous_secret", False)]
     assert found({**meant, "security.authentication.previous_secret": f"another {SECRET}"}) == []
@@ -182,12 +171,12 @@ CASES: list[tuple[dict[str, object], list[tuple[str, bool]]]] = [
 @pytest.mark.parametrize(("settings", "expected"), CASES, ids=lambda case: str(case) if isinstance(case, dict) else "")
 def test_what_is_unsafe_is_found(settings: dict[str, object], expected: list[tuple[str, bool]]) -> None:
     assert found(settings) == expected
-    refused = [one for one in findings(configure(settings)) if one.refuses]
+    refused = [one for one in findings(config_of(settings)) if one.refuses]
     if not refused:
-        require_safe(configure(settings))
+        require_safe(config_of(settings))
         return
     with pytest.raises(ConfigError) as caught:
-        require_safe(configure(settings))
+        require_safe(config_of(settings))
     lines = str(caught.value).splitlines()
     assert len(lines) == len(refused)
     for line, one in zip(lines, refused, strict=True):
@@ -199,7 +188,7 @@ def test_what_is_unsafe_is_found(settings: dict[str, object], expected: list[tup
 @pytest.mark.row("D6")
 def test_every_address_that_is_listened_on_counts() -> None:
     def config(*listen: str) -> WebSocketConfig:
-        return configure({**OPEN, "server.listen": [*listen]})
+        return config_of({**OPEN, "server.listen": [*listen]})
 
     local = config("127.0.0.1:0", "unix:/run/qaws.sock", "fd:3", "systemd")
     require_safe(local)  # those behind the last two are looked at when they are there
@@ -212,7 +201,7 @@ def test_every_address_that_is_listened_on_counts() -> None:
 
 @pytest.mark.row("D6")
 def test_a_refusal_names_the_flag_that_lets_it_stand() -> None:
-    (one,) = findings(configure({**OPEN, **UNMEASURED, **TLS, "server.host": "0.0.0.0"}))
+    (one,) = findings(config_of({**OPEN, **UNMEASURED, **TLS, "server.host": "0.0.0.0"}))
     assert one.allowed_by == "security.authentication.allow_public"
     assert str(one).endswith("or set security.authentication.allow_public (--allow-public)")
 
@@ -261,7 +250,7 @@ UNREAD: list[tuple[dict[str, object], list[str]]] = [
 @pytest.mark.row("D6")
 @pytest.mark.parametrize(("settings", "expected"), UNREAD, ids=lambda case: str(case) if isinstance(case, dict) else "")
 def test_what_nothing_reads_is_refused(settings: dict[str, object], expected: list[str]) -> None:
-    config = configure({**CLOSED, **settings})
+    config = config_of({**CLOSED, **settings})
     assert [one.setting for one in unread(config)] == expected
     assert [one.setting for one in findings(config) if one.refuses] == expected
     assert all("nothing reads it" in str(one) for one in unread(config))
