@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address, ip_network
 from itertools import chain, cycle
 from typing import Any, NamedTuple
 
@@ -28,7 +29,22 @@ from qaws_proto.effects import (
     ResumeReading,
     SendBytes,
 )
-from qaws_proto.inputs import DrainRequested, RunStarted, StopRequested, TimerFired
+from qaws_proto.inputs import (
+    AddressBlocked,
+    AddressUnblocked,
+    Command,
+    DisconnectRequested,
+    DrainRequested,
+    LimitsChanged,
+    RunStarted,
+    StopRequested,
+    TimerFired,
+    TokenRevoked,
+    UserBlocked,
+    UserRevoked,
+    UserUnblocked,
+)
+from qaws_proto.live_settings import CHANGEABLE
 from tests.helpers.deflate import compressed
 from tests.helpers.keys import key_set, pair
 from tests.helpers.node import (
@@ -78,6 +94,11 @@ SMALL = NEAR | {"server": {**NEAR["server"], "compression": {"enabled": True, "m
 KEYS_AT = {"jwks": "https://keys.example/set", "timeout": 4, "jwks_refresh": 25, "jwks_interval": 9}
 SOURCE = {"jwt_secret": SECRET, **KEYS_AT}
 LOADED = NEAR | {"limits": {**NEAR["limits"], "failed_tokens_per_minute": 3}}
+SCARCE = NEAR | {
+    "limits": {**NEAR["limits"], "connections_per_minute": 6, "blocks": 2, "revocations": 2},
+    "agent": {**NEAR["agent"], "runs_per_user": 2, "budget": {"per_day": 400, "reserve": 100}},
+}
+EACH = RATES["rate_limiting"] | {"address_burst_size": 4, "node_requests_per_minute": 20, "max_keys": 3}
 CONFIGS: dict[str, WebSocketConfig] = {
     "open": configure(**NEAR),
     "tokens": configure(authentication=True, security=RATES, **NEAR),
@@ -85,6 +106,7 @@ CONFIGS: dict[str, WebSocketConfig] = {
     "beside": configure(**BESIDE),
     "compressed": configure(**SMALL),
     "keys": configure(security={**RATES, "authentication": SOURCE}, **LOADED),
+    "scarce": configure(authentication=True, security={"rate_limiting": EACH}, **SCARCE),
 }
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 STORED: dict[str, WebSocketConfig] = {
@@ -164,6 +186,22 @@ def stop(node: NodeUnderTest) -> None:
     assert node.runs.keys() <= node.cancelled
 
 
+def command(node: NodeUnderTest, given: Command) -> None:
+    """What an operator wants; where it cannot be done, nothing is. Whoever is kept out is not there any more (A5)."""
+    before = node.gateway.wake_at
+    try:
+        node.step(given)
+    except ValueError:
+        assert node.gateway.wake_at == before
+    control, now = node.gateway.control, node.now
+    users = {block.name for block in control.blocks(now) if block.kind == "user"}
+    networks = [ip_network(block.name) for block in control.blocks(now) if block.kind == "address"]
+    for one in control.connections(now):
+        if one.phase in ("authenticating", "open"):
+            assert one.user_id not in users
+            assert one.address is None or not any(ip_address(one.address) in network for network in networks)
+
+
 def read_keys(node: NodeUnderTest, document: bytes | None) -> None:
     """What becomes of reading the keys, where that is under way: a document, or none."""
     if node.loading is None:
@@ -184,6 +222,7 @@ AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
     "jump": lambda node, seconds: node.jump(seconds),
     "store": lambda node, fail: node.asked and node.answer(fail=fail),
     "keys": read_keys,
+    "command": command,
     "drain": lambda node, _: node.step(DrainRequested()),
     "stop": lambda node, _: stop(node),
 }
@@ -290,6 +329,27 @@ asked = st.tuples(
     ),
     st.booleans(),
 )  # fmt: skip
+settings = st.one_of(
+    st.tuples(st.sampled_from(sorted(set(CHANGEABLE) - {"security.rate_limiting.enabled"})), st.integers(1, 9)),
+    st.tuples(st.sampled_from(["agent.budget.per_day", "limits.connections_per_minute"]), st.none()),
+    st.tuples(st.sampled_from(["security.rate_limiting.enabled", "security.rate_limiting.dry_run"]), st.booleans()),
+    st.tuples(st.sampled_from(["agent.budget.per_day", "agent.budget.reserve", "agent.timeout", "nothing"]),
+              st.sampled_from([0, 1, 300, 0.5, "x"])),
+)  # fmt: skip
+users, peers = st.sampled_from(["ana", "eva"]), st.sampled_from(["192.0.2.1", "192.0.2.0/24", "2001:db8::/32"])
+seconds = st.sampled_from([None, 2.0, 60])
+commands = st.one_of(
+    st.builds(lambda user, time: UserBlocked("ops", "", user, time), users, seconds),
+    st.builds(lambda user: UserUnblocked("ops", "", user), users),
+    st.builds(lambda peer, time: AddressBlocked("ops", "", peer, time), peers, seconds),
+    st.builds(lambda peer: AddressUnblocked("ops", "", peer), peers),
+    st.builds(lambda user: UserRevoked("ops", "", user), users),
+    st.builds(lambda jti: TokenRevoked("ops", "", jti), st.sampled_from("tu")),
+    st.builds(lambda number: DisconnectRequested("ops", "", number), st.integers(0, 6)),
+    st.builds(lambda user, session: DisconnectRequested("ops", "", None, user, session),
+              st.none() | users, st.none() | st.sampled_from("st")),
+    st.builds(lambda changes: LimitsChanged("ops", "", dict(changes)), st.lists(settings, max_size=2)),
+)  # fmt: skip
 heads = st.one_of(
     hellos,
     st.sampled_from([
@@ -354,7 +414,7 @@ rare_acts = st.one_of(
     act("wake"),
     act("metrics", what=st.sampled_from([b"m 1\n", None])),
     act("keys", what=st.sampled_from(DOCUMENTS)),
-    act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0])),
+    act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0, 86_400.0])),
 )
 talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
     lambda parts: [parts[0], *parts[1]]
@@ -368,6 +428,15 @@ streamed = st.tuples(
 slow = st.tuples(act("block", who=1), talk, act("unblock", who=1), talk).map(
     lambda parts: [parts[0], *parts[1], parts[2], *parts[3]]
 )
+kept_out = st.tuples(
+    act("connect", what=st.just(upgrade("/", f"Authorization: Bearer {TOKENS[0]}"))),
+    talk,
+    act("command", what=st.sampled_from([
+        UserBlocked("ops", "", "ana"), UserBlocked("ops", "", "ana", 5.0), UserRevoked("ops", "", "ana"),
+        TokenRevoked("ops", "", "t"), AddressBlocked("ops", "", "192.0.2.0/28", 1.0),
+        DisconnectRequested("ops", "", session_id="s"),
+    ])),
+).map(lambda parts: [parts[0], *parts[1], parts[2]])  # fmt: skip
 scenes = st.one_of(
     talk,
     talk,
@@ -375,6 +444,8 @@ scenes = st.one_of(
     slow,
     st.lists(peer_acts, min_size=1, max_size=3),
     st.lists(rare_acts, min_size=1, max_size=2),
+    st.lists(act("command", what=commands), min_size=1, max_size=2),
+    kept_out,
 )
 connects = st.one_of(act("connect", who=0, what=hellos), act("request", who=0, what=st.tuples(hellos, st.booleans())))
 stops = act("drain", "drain", "stop", who=0)
@@ -444,9 +515,10 @@ def check_ends(node: NodeUnderTest) -> None:
     node.advance(node.config.store.retry)
     check_answers(node)
     running = set(node.runs)
-    node.advance(node.config.agent.max_duration)
+    longest = node.gateway.config.agent.max_duration
+    node.advance(longest)
     assert running <= node.cancelled, "C8: a run that nobody ended"
-    node.advance(10 * node.config.agent.max_duration)
+    node.advance(10 * longest)
     for client in node.clients.values():
         check_heard(node, client)
         if not client.dropped:
@@ -456,6 +528,9 @@ def check_ends(node: NodeUnderTest) -> None:
         assert node.fail(run_id) == []
     gateway = node.gateway
     assert (gateway.connections, gateway.sessions, gateway.runs) == (0, 0, 0)
+    census = gateway._node.gate.census
+    assert (census.open.total, census.knocking.total, census.scraping.total) == (0, 0, 0), "counted, and not there"
+    assert gateway._runs._accounts._runs.total == 0, "a place of a user was not given back"
     reads_keys = node.config.security.authentication.key_source is not None and not node.drained
     assert gateway.wake_at is None or reads_keys
     assert node.started.keys() <= node.ended, "C8: a run without an end"
