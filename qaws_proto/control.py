@@ -108,6 +108,11 @@ class Control:
 
     def _disconnect(self, event: DisconnectRequested, now: Now) -> None:
         _check_words(event)
+        if not isinstance(event.number, int | None):
+            raise ValueError("the number of a connection is a whole number")
+        for named_id, kind in ((event.user_id, "a user id"), (event.session_id, "a session id")):
+            if named_id is not None:
+                _check_name(named_id, kind)
         chosen = {"connection": event.number, "user_id": event.user_id, "session_id": event.session_id}
         named = [f"{name}={value}" for name, value in chosen.items() if value is not None]
         if not named:

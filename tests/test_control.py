@@ -411,6 +411,9 @@ def test_lists_show_what_there_is() -> None:
     ("command", "problem"),
     [
         (DisconnectRequested(*BY), "has to be named"),
+        (DisconnectRequested(*BY, "0"), "a whole number"),  # type: ignore[arg-type]
+        (DisconnectRequested(*BY, user_id="x" * 129), "a user id is"),
+        (DisconnectRequested(*BY, session_id=""), "a session id is"),
         (UserBlocked(*BY, ""), "a user id is a text of 1 to 128 characters"),
         (UserBlocked(*BY, "x" * 129), "a user id is"),
         (UserBlocked(*BY, "ana\ud800"), "a user id is"),
