@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import chain, cycle
+from math import floor
 from typing import Any, NamedTuple
 
 import pytest
@@ -148,10 +149,12 @@ def in_reads_of(sizes: Sequence[int]) -> Cut:
 def play(history: Sequence[Act], config: WebSocketConfig, cut: Cut = whole, *, paused: bool = True) -> NodeUnderTest:
     """Perform a history. `paused`: peers that the server does not read are not read."""
     node = NodeUnderTest(config, StoreModel() if config.store.kind == "sqlite" else None, prompt=False)
-    node.advance(0.000123)  # no round number: the smallest step of time should not change what is printed
+    node.advance(0.0001235)  # no round number: the smallest step of time should not change what is printed
     for act in history:
         perform(node, act, cut, paused=paused)
         node.settle()
+        # The next one comes a microsecond later, however many steps this one took: what is due of both has one order.
+        node.advance((floor(node.now.mono * 1e6) + 1.5) / 1e6 - node.now.mono)
         node.marks.append(len(node.history))
     return node
 
