@@ -25,7 +25,7 @@ class Reason(Enum):
 
     HEAD = "the request head is due"
     SCRAPE = "metrics are due that were asked for"
-    AUTH = "the first token is due"
+    AUTH = "the first token is due, or the keys to judge one by"
     HEARTBEAT = "silence: ping, or give up"
     MESSAGE = "a message in pieces is due"
     BACKLOG = "frames of an earlier read wait for their turn"

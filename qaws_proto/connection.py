@@ -212,7 +212,7 @@ class Connection:
     def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
         """The peer of a host that frames by itself has closed."""
         assert isinstance(self._link, MessageLink)
-        if self.phase is Phase.HANDSHAKING:  # it asked for metrics, and does not want them any more
+        if self.phase is Phase.HANDSHAKING:  # it waited for metrics or keys, and wants no answer any more
             self.drop(now)
             return
         self._link.disconnect(code)

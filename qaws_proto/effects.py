@@ -148,7 +148,7 @@ class CollectMetrics(NamedTuple):
 class Note(NamedTuple):
     """Something an operator may want to see. Adapters turn notes into logs and metrics.
 
-    `topic` is `connection`, `message`, `run`, `security` or `node`; `level` a name of the standard logging levels.
+    `topic` is `connection`, `message`, `run`, `security`, `control` or `node`; `level` a name of the standard levels.
     `cause` is what an agent or a user's check raised; it is for the log alone (C12).
     """
 
