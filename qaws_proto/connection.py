@@ -215,6 +215,10 @@ class Connection:
         if self.phase is Phase.HANDSHAKING:  # it waited for metrics or keys, and wants no answer any more
             self.drop(now)
             return
+        if self.awaits_keys:  # there is nobody left whose token could be judged
+            self._end = (code, "peer")
+            self.drop(now)
+            return
         self._link.disconnect(code)
         self._out.clear()
         yield from self.turn(now)

@@ -323,6 +323,25 @@ def test_who_has_gone_meanwhile_is_not_judged(end: str) -> None:
     assert not node.gateway._node.gate.census.knocking.total
 
 
+@pytest.mark.row("C3")
+@pytest.mark.clause("C6")
+def test_a_host_whose_peer_has_closed_meanwhile_is_let_go_at_once() -> None:
+    node = started(ONE)
+    known = bearer(node, ONE, hosted=True)
+    welcomed(known)
+    node.advance(100)
+    new = node.request()
+    for client in (known, new):
+        client.send({"type": "auth", "token": TWO.token("ana", unix=node.now.unix)})
+        client.chat("nobody hears the answer")
+        client.leave(1001)
+        client.expect_dropped()
+    assert [note.fields["code"] for note in node.notes if note.name == "closed"][-2:] == [1001, 1001]
+    assert node.gateway.connections == 0
+    node.give_keys(key_set(TWO.jwk()))
+    assert not node.started
+
+
 @pytest.mark.row("D1")
 def test_who_waits_while_the_node_stops_is_let_go() -> None:
     node = started(ONE)
