@@ -21,6 +21,7 @@ from .telemetry import log_event
 LOGGER = logging.getLogger("qaws.node")
 
 Work = Callable[..., Coroutine[Any, Any, None]]
+Spawn = Callable[..., None]  # runs an async function, with its arguments, in a task of its own
 
 
 class AnyioHost:

@@ -11,12 +11,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import count
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, get_args
 
 import anyio
-import anyio.lowlevel
 
 from qaws_proto import ConfigError, EventType, Gateway, Now, WebSocketConfig
 from qaws_proto.admission.gate import EventCheck, UpgradeCheck
@@ -42,26 +40,18 @@ from qaws_proto.inputs import (
     ConnectionOpened,
     Input,
     KeysRequested,
-    RunChunk,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    RunStep,
     StopRequested,
     TimerFired,
 )
 
-from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
+from .agents import Agent
 from .control import LiveControl
-from .host import start_task
 from .keys import KeyPort
+from .running import AgentRuns
 from .safety import log_warnings, require_safe
 from .stores import Store, store_of
 from .stores.port import StorePort
 from .telemetry import NoteLogger, metrics_of, traces_of
-
-_UNTRACED = nullcontext()
-YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get their turn
 
 
 class AnyTransport(Protocol):
@@ -106,25 +96,6 @@ class Host(Protocol):
         """Call `manager.wake()` at `deadline` (seconds of the monotonic clock); None: no need to."""
 
 
-class _ActiveRun:
-    """An agent at work: how to cancel it, and how to hold it back."""
-
-    __slots__ = ("cancelled", "resumed", "scope", "traced", "yielded")
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self.scope: anyio.CancelScope | None = None  # made by its task: a timer's callback may start a run, not a scope
-        self.resumed: anyio.Event | None = None  # set while the node wants no more pieces
-        self.yielded = 0
-        self.traced: AbstractContextManager[None] = _UNTRACED  # what the agent runs in
-
-    def cancel(self) -> None:
-        """Tell the agent to stop, at once or as soon as it begins."""
-        self.cancelled = True
-        if self.scope is not None:
-            self.scope.cancel()
-
-
 class WebSocketManager(LiveControl):
     """A node with its agent, ready to be driven by any adapter, and what an operator does to it."""
 
@@ -163,18 +134,17 @@ class WebSocketManager(LiveControl):
             event_checks=event_checks,
             durable=store is not None,
         )
-        self._agent: Agent | None = None
-        if agent is not None:
-            self.set_qa_agent(agent)
         self._clock = clock or _both_clocks
         self._host: Host | None = None
         self._numbers = count(1)
         self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
-        self._active: dict[str, _ActiveRun] = {}
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
         self._traces = traces_of(config.tracing)
+        self._runs = AgentRuns(self.feed, self._note, lambda: self._performing, self._traces)
+        if agent is not None:
+            self.set_qa_agent(agent)
         self.metrics = metrics_of(self.gateway, config.metrics)
         answered = None if self.metrics is None else self.metrics.store_answered
         self._key_port = KeyPort(config, self.feed)
@@ -187,10 +157,10 @@ class WebSocketManager(LiveControl):
             DropConnection: lambda effect: self._transports.pop(effect.connection).drop(),
             PauseReading: lambda effect: self._transports[effect.connection].pause_reading(),
             ResumeReading: lambda effect: self._transports[effect.connection].resume_reading(),
-            StartRun: self._start_run,
-            CancelRun: self._cancel_run,
-            PauseRun: self._pause_run,
-            ResumeRun: self._resume_run,
+            StartRun: self._runs.start,
+            CancelRun: self._runs.cancel,
+            PauseRun: self._runs.pause,
+            ResumeRun: self._runs.resume,
             LoadKeys: self._load_keys,
             Note: self._note,
             Drained: self._ended,
@@ -211,7 +181,7 @@ class WebSocketManager(LiveControl):
 
     def set_qa_agent(self, agent: object) -> None:
         """The agent that answers from now on. Raises AgentError where it cannot be called as one."""
-        self._agent = Agent(agent, threads=self.config.agent.threads)
+        self._runs.agent = Agent(agent, threads=self.config.agent.threads)
 
     # ── for adapters ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,6 +200,7 @@ class WebSocketManager(LiveControl):
         self._require_ready()
         opened = None if self.store_port is None else self.store_port.attach(host.spawn)
         self._host = host
+        self._runs.attach(host.spawn)
         if self.metrics is not None:
             host.spawn(self.metrics.lag.run)
         if opened is not None:
@@ -238,7 +209,7 @@ class WebSocketManager(LiveControl):
 
     def _require_ready(self) -> None:
         self.require_safe()
-        if self._agent is None:
+        if self._runs.agent is None:
             raise ConfigError("no agent is set: give one to the server, or call manager.set_qa_agent(agent)")
         if self._host is not None:
             raise RuntimeError("this manager has been given to a server before; a server is started once")
@@ -319,133 +290,13 @@ class WebSocketManager(LiveControl):
 
     async def close_agent(self, patience: float) -> None:
         """For a server that has stopped: the agent closes what it holds, in `patience` seconds, or is let go."""
-        agent, closed, scope = self._agent, anyio.Event(), anyio.CancelScope()
-        if agent is None:
-            return
-
-        async def close() -> None:
-            try:
-                with scope:
-                    await agent.aclose()
-            except BaseException as error:  # noqa: BLE001 - it may raise anything, and the server stops all the same
-                self._note(Note("node", "ERROR", "agent_not_closed", {}, error))
-            finally:
-                closed.set()
-
-        start_task(close)  # of its own: what ignores its cancellation must not hold up who stops
-        with anyio.move_on_after(patience):
-            await closed.wait()
-        if not closed.is_set():
-            scope.cancel()
-            self._note(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
+        await self._runs.close(patience)
 
     async def close_store(self, patience: float | None = None) -> None:
         """For a server that has stopped: close the store, also where the task is cancelled; see `StorePort.close`."""
         if self.store_port is not None:
             with anyio.CancelScope(shield=True):
                 await self.store_port.close(patience)
-
-    # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _start_run(self, run: StartRun) -> None:
-        assert self._host is not None
-        assert self._agent is not None
-        active = self._active[run.run_id] = _ActiveRun()
-        if self._traces is not None:
-            active.traced = self._traces.start(run, self._agent.name)
-        self._host.spawn(self._run, run)
-
-    def _cancel_run(self, effect: CancelRun) -> None:
-        active = self._active.get(effect.run_id)
-        if active is not None:
-            active.cancel()
-
-    def _pause_run(self, effect: PauseRun) -> None:
-        active = self._active.get(effect.run_id)
-        if active is not None:
-            active.resumed = anyio.Event()
-
-    def _resume_run(self, effect: ResumeRun) -> None:
-        active = self._active.get(effect.run_id)
-        if active is not None and active.resumed is not None:
-            active.resumed.set()
-            active.resumed = None
-
-    async def _run(self, run: StartRun) -> None:
-        """One run of the agent, in a task of its own. However it ends, the node is told once (C8)."""
-        assert self._agent is not None
-        active = self._active[run.run_id]
-        context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
-        end: Input = RunFailed(run.run_id)
-        try:
-            if self._performing:  # the loop begins tasks at once: first all that goes with the start, a cancel too
-                await anyio.lowlevel.checkpoint()
-            with active.traced, anyio.CancelScope() as active.scope:
-                if not active.cancelled:
-                    end = await self._call(self._agent, run, context, active)
-        finally:
-            del self._active[run.run_id]
-            self.feed(end)
-
-    async def _call(self, agent: Agent, run: StartRun, context: RunContext, active: _ActiveRun) -> Input:
-        async def emit(piece: object) -> None:
-            await self._emit(run.run_id, active, piece)
-
-        def started() -> None:
-            self.feed(RunStarted(run.run_id))
-
-        try:
-            answer = await agent.run(run.content, context, emit, started)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            # An agent may raise anything, its own CancelledError and SystemExit too; only a real cancellation goes on.
-            if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled(active):
-                raise
-            return _failed(run.run_id, error)
-        if answer is PIECES:
-            return RunFinished(run.run_id)
-        reply = answer if isinstance(answer, AgentReply) else AgentReply(cast(str, answer))
-        if reply.content is None:
-            return RunFailed(run.run_id, TypeError("the agent answered None: is there a `return` missing?"))
-        return RunFinished(
-            run.run_id,
-            reply.content,
-            _tuple(reply.reasoning_steps),
-            _tuple(reply.tools_used),
-            reply.input_tokens,
-            reply.output_tokens,
-        )
-
-    async def _emit(self, run_id: str, active: _ActiveRun, piece: object) -> None:
-        """A piece or a step for the node. Waits while the node wants no more, and now and then for the others."""
-        if isinstance(piece, AgentStep):
-            self.feed(RunStep(run_id, piece.kind, piece.name, piece.content))
-        else:
-            self.feed(RunChunk(run_id, piece))
-        active.yielded += 1
-        if active.resumed is not None:
-            await active.resumed.wait()
-        if active.yielded % YIELD_EVERY == 0 or active.cancelled:
-            await anyio.lowlevel.checkpoint()
-
-
-def _failed(run_id: str, error: BaseException) -> RunFailed:
-    """The end of a run whose agent raised, with its advice where it gave some."""
-    if not isinstance(error, AgentFailure):
-        return RunFailed(run_id, error)
-    given = vars(error)  # what a subclass makes of the names may raise in its turn, or never have been set
-    return RunFailed(run_id, error, given.get("reason"), given.get("retry_after"))
-
-
-def _cancelled(active: _ActiveRun) -> bool:
-    """Whether the run, or what it is part of, has been told to stop."""
-    return active.cancelled or anyio.current_effective_deadline() == float("-inf")
-
-
-def _tuple(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """What an agent gave as its steps or tools. Whether they are texts is the node's to judge (G4)."""
-    return tuple(texts) if isinstance(texts, list) else texts
 
 
 def _random_id() -> str:

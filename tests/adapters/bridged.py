@@ -39,7 +39,7 @@ async def until_answered(peer: Peer) -> tuple[Any, list[Any]]:
 
 async def all_runs_have_ended(manager: WebSocketManager) -> None:
     """The agents' too, not only what clients hear of them."""
-    while manager._active:
+    while manager._runs.active:
         await anyio.lowlevel.checkpoint()
 
 

@@ -187,7 +187,7 @@ async def serving(
             yield node
     assert manager.gateway.connections == 0
     assert not manager._transports
-    assert not manager._active
+    assert not manager._runs.active
 
 
 @asynccontextmanager

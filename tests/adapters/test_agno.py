@@ -320,7 +320,7 @@ async def test_a_run_that_waits_for_a_human_is_an_error_that_says_so(
 async def test_the_first_event_that_ends_a_run_decides(anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
     async def give_up() -> str:
         """Cancels the run that it is called in, as an operator would."""
-        (run_id,) = manager._active
+        (run_id,) = manager._runs.active
         assert await Agent.acancel_run(run_id)
         return "done"
 
@@ -381,7 +381,7 @@ async def test_a_run_that_is_held_back_and_cancelled_is_kept_as_cancelled(anyio_
         peer.held = []
         manager.feed(WriteBlocked(peer.number))
         peer.say("chat_message", content="?", id="m1", stream=True, session_id="s", user_id="ann")
-        (run,) = manager._active.values()
+        (run,) = manager._runs.active.values()
         while run.resumed is None:
             await anyio.lowlevel.checkpoint()
         peer.say("cancel", correlation_id="m1")

@@ -191,7 +191,7 @@ async def test_a_slow_reader_holds_a_framework_back(bridge: Bridge, anyio_backen
             peer.held = []
             manager.feed(WriteBlocked(peer.number))
             peer.say("chat_message", content="?", stream=True)
-            (run,) = manager._active.values()
+            (run,) = manager._runs.active.values()
             while run.resumed is None:  # until the node has said that it wants no more
                 await anyio.lowlevel.checkpoint()
             for _ in range(20):

@@ -93,7 +93,7 @@ async def test_an_agent_that_never_waits_is_not_pulled_while_its_reader_is_behin
         peer.held = []
         manager.feed(WriteBlocked(peer.number))
         peer.say("chat_message", content="?", stream=True)
-        (run,) = manager._active.values()
+        (run,) = manager._runs.active.values()
         while run.resumed is None:
             await anyio.lowlevel.checkpoint()
         held_back = pulled
@@ -122,7 +122,7 @@ async def test_a_task_that_is_cancelled_before_the_agent_begins_still_tells_an_e
     with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):  # which is the host's own, and reaches it
         await leave_with_a_run()
     assert not called
-    assert not manager._active
+    assert not manager._runs.active
     assert [type(one) for one in manager.inputs if isinstance(one, RunFinished | RunFailed)] == [RunFailed]
 
 
@@ -163,4 +163,4 @@ async def test_a_server_streams_cancels_and_drains() -> None:
             assert (await hear("agent_response"))["content"] == "drained."
             await stopping
         assert server.manager.gateway.connections == 0
-        assert not server.manager._active
+        assert not server.manager._runs.active

@@ -342,7 +342,7 @@ async def test_a_run_that_is_held_back_and_cancelled_ends(framework: str, anyio_
         peer.held = []
         manager.feed(WriteBlocked(peer.number))
         peer.say("chat_message", content="much", id="m1", stream=True)
-        (run,) = manager._active.values()
+        (run,) = manager._runs.active.values()
         while run.resumed is None:
             await anyio.lowlevel.checkpoint()
         peer.say("cancel", correlation_id="m1")

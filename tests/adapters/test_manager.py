@@ -417,7 +417,7 @@ async def test_an_agent_is_not_pulled_while_its_reader_is_behind(blocking: bool,
         peer.held = []
         manager.feed(WriteBlocked(peer.number))
         peer.say("chat_message", content="?", stream=True)
-        (run,) = manager._active.values()
+        (run,) = manager._runs.active.values()
         while run.resumed is None:  # until the node has said that it wants no more
             await anyio.lowlevel.checkpoint()
         held_back = pulled

@@ -13,12 +13,10 @@ from qaws_proto.effects import LoadSession, Note, SaveRecords
 from qaws_proto.inputs import Input, LoadFailed, RecordsSaved, SaveFailed, SessionLoaded, StoreOpened
 from qaws_proto.records import RestrictionRecord, StoredSession
 
-from ..host import start_task
+from ..host import Spawn, start_task
 from .interface import RestrictionStore, Store, StoreError
 
 PATIENCE = 10.0  # seconds for a store to close
-
-Spawn = Callable[..., None]
 Result = TypeVar("Result")
 
 

@@ -177,7 +177,7 @@ async def test_a_server_that_has_stopped_listens_no_more(adapter: Adapter) -> No
 async def test_nothing_is_left_of_connections_that_have_closed(adapter: Adapter) -> None:
     def kept() -> tuple[int, int, int, int]:
         manager = node.manager
-        tables = len(manager._transports) + len(manager._active)
+        tables = len(manager._transports) + len(manager._runs.active)
         return tasks_alive(), len(open_files()), len(manager.gateway._node.timers), tables
 
     def more(now: tuple[int, ...], then: tuple[int, ...]) -> bool:
