@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from math import ceil, inf
 from time import monotonic
@@ -100,14 +101,16 @@ def wait_until(deadline: float) -> float:
 
 
 def start_task(work: Work, *arguments: object) -> None:
-    """Run an async function in a task that belongs to the event loop. It must not raise."""
-    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
-        _KEPT.add(task := asyncio.create_task(work(*arguments)))
-        task.add_done_callback(_KEPT.discard)
-    else:
-        import trio
+    """Run an async function in a task that belongs to the event loop. It must not raise.
 
+    Callbacks of asyncio may call it: anyio cannot tell in each of them that it is on an event loop at all.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
         trio.lowlevel.spawn_system_task(work, *arguments, context=contextvars.copy_context())
+    else:
+        _KEPT.add(task := asyncio.get_running_loop().create_task(work(*arguments)))
+        task.add_done_callback(_KEPT.discard)
 
 
 _KEPT: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks weakly

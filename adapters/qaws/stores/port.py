@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from math import inf
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
@@ -84,7 +85,7 @@ class StorePort:
         if self._refusing:
             self._feed(SaveFailed(effect.batch, StoreError("the store is closed")))
             return
-        self._saving = _Save(effect.batch, anyio.current_time(), anyio.Event())
+        self._saving = _Save(effect.batch, monotonic(), anyio.Event())
         self._spawn(self._save, effect, self._saving)
 
     def load(self, effect: LoadSession) -> None:
@@ -147,9 +148,9 @@ class StorePort:
 
     def give_up(self, patience: float) -> None:
         """Have the node wait no more for a save that is under way for `patience` seconds, nor whoever closes it."""
-        save, now = self._saving, anyio.current_time()
-        if save is not None and now - save.began >= patience and not self._refusing:
-            self._refusing, self._deadline = True, now
+        save = self._saving
+        if save is not None and monotonic() - save.began >= patience and not self._refusing:
+            self._refusing, self._deadline = True, anyio.current_time()
             self._feed(SaveFailed(save.batch, StoreError("the store did not answer")))
 
     async def close(self, patience: float | None = None) -> None:
@@ -193,7 +194,7 @@ class StorePort:
 
 
 class _Save(NamedTuple):
-    """A save that is under way, since `began` (seconds of the event loop's clock)."""
+    """A save that is under way, since `began` (seconds of the monotonic clock, since a callback may begin it)."""
 
     batch: int
     began: float

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+import trio
 import websockets
 from websockets.sync.client import ClientConnection, connect
 
 from qaws import WebSocketAuth
+from qaws_proto.control import Outcome
 from qaws_proto.wire.client import Rejected
 
 from ..hosts import Adapter, Node, client, serving, upgrading
@@ -73,6 +79,54 @@ async def test_blocking_a_user_closes_its_connections_and_stops_its_answers(adap
         assert node.manager.unblock_user("ana").changed
         async with client(node, authorization=bearer(node, "ana")) as back:
             assert await back.ask("hello") == "hello"
+
+
+async def from_another_thread(adapter: Adapter, command: Callable[[], Outcome]) -> Outcome:
+    """What a command says that is left to the event loop by a thread of which anyio knows nothing."""
+    said: list[Outcome | Exception] = []
+    over = anyio.Event()
+
+    def give() -> None:
+        try:
+            said.append(command())
+        except Exception as error:
+            said.append(error)
+        over.set()
+
+    on_trio = adapter.backend[0] == "trio"
+    soon: Callable[[Callable[[], None]], object] = (
+        trio.lowlevel.current_trio_token().run_sync_soon if on_trio else asyncio.get_running_loop().call_soon_threadsafe
+    )
+    thread = Thread(target=soon, args=(give,))
+    thread.start()
+    await over.wait()
+    thread.join()
+    assert isinstance(said[0], Outcome), said
+    return said[0]
+
+
+@pytest.mark.row("A5")
+async def test_a_command_from_another_thread_takes_effect_at_once(adapter: Adapter, tmp_path: Path) -> None:
+    begun, cancelled = anyio.Event(), anyio.Event()
+
+    async def agent(message: str) -> str:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+        return message
+
+    stored: dict[str, Any] = {"store": {"kind": "sqlite", "path": str(tmp_path / "qaws.db")}}
+    async with serving(adapter, agent, **GUARDED, **stored) as node:
+        async with client(node, authorization=bearer(node, "ana")) as ana:
+            await ana.say("work")
+            await begun.wait()
+            outcome = await from_another_thread(adapter, lambda: node.manager.block_user("ana"))
+            assert (outcome.closed, outcome.cancelled) == (1, 1)
+            assert await ana.ended() == 4403
+            await cancelled.wait()
+        assert await turned_away(node, authorization=bearer(node, "ana")) == 403
 
 
 @pytest.mark.row("A5")
