@@ -149,15 +149,16 @@ class WebSocketApp:
         manager.feed(request._replace(connection=number))
         try:
             with connection.scope:
-                while upgrade:
-                    message = await receive()  # 1. wait
-                    if message["type"] == "websocket.disconnect":
-                        manager.feed(CloseReceived(number, message.get("code") or 1005))
-                        break
-                    text = message.get("text")
-                    manager.feed(MessageReceived(number, message["bytes"] if text is None else text))  # 2 to 5
-                    if connection.paused is not None:
-                        await connection.paused.wait()
+                with connection.reading:
+                    while upgrade:
+                        message = await receive()  # 1. wait
+                        if message["type"] == "websocket.disconnect":
+                            manager.feed(CloseReceived(number, message.get("code") or 1005))
+                            break
+                        text = message.get("text")
+                        manager.feed(MessageReceived(number, message["bytes"] if text is None else text))  # 2 to 5
+                        if connection.paused is not None:
+                            await connection.paused.wait()
                 await anyio.sleep_forever()  # until all is said, or the node has enough
         finally:
             manager.feed(ConnectionLost(number))

@@ -31,6 +31,7 @@ class AsgiTransport:
         self.number = 0
         self.paused: anyio.Event | None = None
         self.scope = anyio.CancelScope()  # of the connection's task
+        self.reading = anyio.CancelScope()  # of what it reads within that
         self._sending: anyio.CancelScope | None = None  # of the task that sends
         self._upgrade = upgrade
         self._send = send
@@ -58,8 +59,9 @@ class AsgiTransport:
                     self.scope.cancel()
 
     def close_write(self) -> None:
-        """End the connection's task behind what is unsent."""
+        """End the connection's task behind what is unsent, and its reading at once: Granian sends no Close beside it."""
         self._ending = True
+        self.reading.cancel()
         if not self._outgoing.writing:
             self.scope.cancel()
 

@@ -134,6 +134,21 @@ def test_a_message_too_big_or_binary_is_closed_with_its_code(sample: Served) -> 
     assert asyncio.run(asyncio.wait_for(closed(b"\0"), PATIENCE)) == 1003
 
 
+@pytest.mark.row("A5")
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_close_goes_out_at_once(name: str, tmp_path: Path) -> None:
+    async def closed(url: str) -> int | None:
+        async with connect(url) as client:
+            await client.recv()
+            await client.send(b"\0")
+            await client.wait_closed()
+            return client.close_code
+
+    patient = OPEN + f"limits: {{linger: {PATIENCE * 10}}}\n"
+    with hosted(HOSTS[name], env={}, cwd=tmp_path, config=patient) as served:
+        assert asyncio.run(asyncio.wait_for(closed(served.url), PATIENCE / 2)) == 1003
+
+
 # ── peers that vanish, and that do not read ──────────────────────────────────────────────────────────────────────────
 
 
