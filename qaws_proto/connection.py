@@ -560,7 +560,7 @@ class Connection:
         # Just behind now: others get their turn first (F8), and `wake_at` moves on (C5).
         if link.waiting and not self._held:
             timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
-        if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
+        if self.phase in (Phase.CLOSING, Phase.CLOSED):
             return
         if link.unfinished and not self._assembling:
             self._assembling = True

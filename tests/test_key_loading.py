@@ -9,7 +9,7 @@ import pytest
 from qaws_proto import Gateway
 from qaws_proto.inputs import DrainRequested, KeysFailed, KeysLoaded, KeysRequested, TimerFired
 from tests.helpers.keys import Pair, key_set, pair
-from tests.helpers.node import SECRET, START, Client, NodeUnderTest, configure, counter, request, token, upgrade
+from tests.helpers.node import SECRET, START, Client, NodeUnderTest, configure, counter, request, text, token, upgrade
 
 ADDRESS = "https://keys.example/set"
 ONE, TWO = pair("RS256", "one"), pair("EdDSA", "two")
@@ -219,6 +219,38 @@ def test_what_comes_behind_a_token_that_waits_is_kept_and_in_order() -> None:
     client.expect_system("connection_established")
     client.expect_system("message_accepted", correlation_id="m1")
     client.expect_system("message_accepted", correlation_id="m2")
+
+
+@pytest.mark.row("A7")
+@pytest.mark.row("H7")
+@pytest.mark.clause("C7")
+def test_a_peer_that_sends_on_while_its_request_waits_is_not_read_on() -> None:
+    node = started()
+    client = bearer(node, ONE)
+    sent = 0
+    while not client.paused:
+        client.send_bytes(text({"type": "ping", "id": f"p{sent}"}) * 100)
+        sent += 100
+    limits = node.config.limits
+    assert limits.inbox < node.gateway.buffered_bytes(client.number) <= limits.inbox + limits.read
+    node.give_keys(key_set(ONE.jwk()))
+    node.settle()
+    assert not client.paused
+    welcomed(client)
+    client.expect_event("pong", id="p0")
+
+
+@pytest.mark.row("A7")
+@pytest.mark.clause("C7")
+def test_a_peer_that_was_not_read_on_is_read_to_the_end_where_its_token_fails() -> None:
+    node = started()
+    client = bearer(node, TWO)
+    while not client.paused:
+        client.send_bytes(b"x" * 4096)
+    node.give_keys(key_set(ONE.jwk()))
+    client.expect_http(401)
+    assert not client.paused
+    assert node.gateway.buffered_bytes(client.number) == 0
 
 
 @pytest.mark.row("A7")

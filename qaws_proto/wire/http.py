@@ -92,6 +92,11 @@ class HeadReader:
         """What came behind the head (H7)."""
         return bytes(self._buffer[self._line :])
 
+    @property
+    def behind(self) -> int:
+        """Bytes that came behind the head."""
+        return len(self._buffer) - self._line if self._done else 0
+
     def receive(self, data: bytes) -> Request | Fault | None:
         """The request once its head is complete, a fault as soon as there is one, else None (more bytes are needed).
 

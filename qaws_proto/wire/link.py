@@ -59,8 +59,10 @@ class ByteLink:
 
     @property
     def waiting(self) -> int:
-        """Bytes received and not looked at yet."""
-        return 0 if self._frames is None else self._frames.waiting
+        """Bytes received and not looked at yet; those behind a request count as such until it is answered (H7)."""
+        if self._frames is not None:
+            return self._frames.waiting
+        return 0 if self._head is None or self._stopped else self._head.behind
 
     @property
     def held(self) -> int:

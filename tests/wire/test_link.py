@@ -109,7 +109,7 @@ def test_a_link_says_where_it_is() -> None:
     assert isinstance(request, Request)
     assert link.next_event() is None
     assert place() == (True, False, len(HEAD) + 1, 0, False)
-    assert link.waiting == 0
+    assert link.waiting == 1
     link.accept(request, "qaws.v1")
     assert place() == (True, True, 1, 0, False)
     assert link.waiting == 1
