@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
-from .admission.blocks import NetworkKey, Restriction, Restrictions, key_of, parse_network
+from .admission.blocks import NetworkKey, Restriction, Restrictions, issued_at, key_of, parse_network
 from .admission.restarts import record_of
 from .clock import Now
 from .connection import Connection, Node, Phase
@@ -186,7 +187,9 @@ class Control:
         self._check_user(event.user_id)
         revocations, name = self._node.gate.revocations, event.user_id
         before = _verdict(revocations.users.find(name, now))
-        revocations.revoke_user(name, event.by, event.reason, now)
+        principals = [one.principal for one in self._connections.values() if one.principal is not None]
+        in_use = [issued_at(principal) for principal in principals if principal.user_id == name]
+        revocations.revoke_user(name, event.by, event.reason, now, max(in_use, default=-inf))
         self._keep("revoked_user", name, revocations.users.find(name, now), event, now)
         outcome = Outcome(self._close_revoked(now), 0, {name: before}, {name: "revoked"})
         self._done("user_revoked", event, name, outcome, until=round(now.unix, 3))

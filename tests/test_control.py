@@ -282,6 +282,31 @@ def test_revoking_a_user_ends_the_tokens_issued_until_then_and_newer_ones_are_go
     newer.expect_silence()
 
 
+@pytest.mark.row("A5")
+def test_revoking_a_user_ends_tokens_in_use_whose_issuers_clock_is_ahead() -> None:
+    node = guarded()
+    ahead = f"Authorization: Bearer {token('ana', unix=node.now.unix + 20)}"
+    client = node.upgrade(ahead)
+    client.expect_system("connection_established")
+    assert done(node, UserRevoked(*BY, "ana")).closed == 1
+    client.expect_close(4403)
+    node.upgrade(ahead).expect_http(401)
+    node.advance(5)
+    assert node.upgrade(f"Authorization: Bearer {token('ana', unix=node.now.unix + 20)}").expect_http(101)
+
+
+@pytest.mark.row("A5")
+@pytest.mark.row("A8")
+def test_a_revoked_token_that_comes_again_and_again_is_charged_as_any_other_failure() -> None:
+    node = guarded(limits={"failed_tokens_per_minute": 3})
+    connect(node, "ana", "t1")
+    node.step(TokenRevoked(*BY, "t1"))
+    for status in (401, 401, 401, 429, 429):
+        node.upgrade(bearer(node, "ana", "t1")).expect_http(status)
+    node.advance(60)
+    node.upgrade(bearer(node, "ana", "t1")).expect_http(401)
+
+
 def test_runs_go_on_where_a_token_is_revoked() -> None:
     node = guarded()
     client = connect(node, "ana", "t1")

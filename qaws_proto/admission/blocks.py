@@ -139,19 +139,21 @@ class Revocations:
         if principal.token_id is not None and self.tokens.find(principal.token_id, now) is not None:
             return True
         user = self.users.find(principal.user_id, now)
-        return user is not None and _issued_at(principal) <= user.since
+        return user is not None and issued_at(principal) <= user.since
 
     def revoke_token(self, token_id: str, by: str, reason: str, now: Now) -> None:
         """Revoke the token of this `jti`. Raises ValueError where there is no room for one more."""
         self.tokens.impose(token_id, self._lasting(by, reason, now.unix, now), now)
 
-    def revoke_user(self, user_id: str, by: str, reason: str, now: Now) -> None:
+    def revoke_user(self, user_id: str, by: str, reason: str, now: Now, newest: float = -inf) -> None:
         """Revoke every token of a user with an `iat` until now. Raises ValueError where there is no room for one more.
 
-        A wall clock that was set back a little makes no token good that was revoked a moment ago.
+        `newest` is the `iat` of the newest one in use, which is ahead where the clock of its issuer is. A wall clock
+        that was set back a little makes no token good that was revoked a moment ago.
         """
         earlier = self.users.find(user_id, now)
-        since = now.unix if earlier is None else max(now.unix, min(earlier.since, now.unix + self._leeway))
+        since = max(newest, now.unix if earlier is None else earlier.since)
+        since = max(now.unix, min(since, now.unix + self._leeway))
         self.users.impose(user_id, self._lasting(by, reason, since, now), now)
 
     def _lasting(self, by: str, reason: str, since: float, now: Now) -> Restriction:
@@ -192,7 +194,7 @@ def network_of(key: NetworkKey) -> str:
     return str(IPv6Network((bits << 128 - length, length)))
 
 
-def _issued_at(principal: Principal) -> float:
+def issued_at(principal: Principal) -> float:
     """The `iat` of a token; where a verifier of one's own left none, it was issued before everything."""
     issued = principal.claims.get("iat")
-    return float(issued) if isinstance(issued, int | float) else -inf
+    return issued if isinstance(issued, int | float) else -inf

@@ -181,11 +181,12 @@ class Gate:
     def authenticate(self, token: str, address_key: str, now: Now) -> Principal | Refusal | None:
         """Who a token is for, or why nobody; None where it has to wait for keys. Failures are charged to the address.
 
-        One that was verified before passes whatever the address has been charged (A8). The faults are those of an
-        upgrade.
+        One that was verified before, and is not revoked since, passes whatever the address has been charged (A8). The
+        faults are those of an upgrade.
         """
         assert self.verifier is not None
-        if self.verifier.recall(token, now.unix) is None:
+        known = self.verifier.recall(token, now.unix)
+        if known is None or self.revocations.covers(known, now):
             wait = self.rates.failed_tokens_wait(address_key, now.mono)
             if wait > 0:
                 return Refusal(Fault.FAILED_TOKENS, wait)
