@@ -59,7 +59,7 @@ class AsgiTransport:
                     self.scope.cancel()
 
     def close_write(self) -> None:
-        """End the connection's task behind what is unsent, and its reading at once: Granian sends no Close beside it."""
+        """End the connection's task behind what is unsent. It reads no more: Granian sends no Close until then."""
         self._ending = True
         self.reading.cancel()
         if not self._outgoing.writing:

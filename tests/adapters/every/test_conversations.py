@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import Any
 
@@ -30,9 +29,9 @@ def token(node: Node) -> str:
 
 def users_noted(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
     """Who the log says opened a connection, and who logged in on it."""
-    notes = [record.getMessage() for record in caplog.records if record.name == "qaws.connection"]
-    found = (re.match(r"(opened|authenticated) (?:.*\buser_id=(\S+))?", note) for note in notes)
-    return [(match[1], match[2]) for match in found if match]
+    notes = [record for record in caplog.records if record.name == "qaws.connection"]
+    events = ((vars(note)["event"], vars(note)["fields"].get("user_id")) for note in notes)
+    return [(event, user) for event, user in events if event in ("opened", "authenticated")]
 
 
 async def test_a_conversation_without_authentication(adapter: Adapter) -> None:
