@@ -130,9 +130,16 @@ def _exposed(config: WebSocketConfig, public: str | None) -> Iterator[Finding]:
 
 
 def _metrics(config: WebSocketConfig, public: str | None) -> Iterator[Finding]:
-    """Metrics that anybody reads: where clients connect, or at an address of their own."""
+    """Metrics that anybody reads, where clients connect or at an address of their own, and a token that is guessed."""
     metrics = config.metrics
-    if not metrics.enabled or metrics.token is not None:
+    if not metrics.enabled:
+        return
+    if metrics.token is not None:
+        weak = weakness(metrics.token.get_secret_value())
+        if weak is not None:
+            wrong = weak.removesuffix(f"; {MAKE_ONE}")
+            allowed = config.security.authentication.allow_weak_secret
+            yield _unless(allowed, ALLOW_WEAK_SECRET, "metrics.token", wrong, MAKE_ONE)
         return
     if metrics.listen is not None:
         address = host_and_port(metrics.listen)

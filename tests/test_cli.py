@@ -504,6 +504,25 @@ def test_check_names_what_is_wrong_and_the_nearest_key(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 2
 
 
+@pytest.mark.row("D6")
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        ("security: {authorization: {events: {chat_mesage: [user]}}}", "there is no event 'chat_mesage'"),
+        ("tracing: {enabled: true}", "tracing.enabled: OpenTelemetry is not installed"),
+        ("metrics: {token: short}", "metrics.token: the secret is shorter than 32 bytes"),
+    ],
+)
+def test_check_says_why_serve_would_refuse(tmp_path: Path, section: str, complaint: str) -> None:
+    (tmp_path / "odd.yaml").write_text(f"websocket:\n  {section}\n")
+    (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError(name='opentelemetry')\n")
+    env = {"WEBSOCKET_SECRET_KEY": SECRET, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    refused(run("serve", "--config", "odd.yaml", "--port", "0", env=env), complaint)
+    checked = run("check", "odd.yaml", env=env)
+    assert checked.returncode == 1
+    assert complaint in checked.stderr.splitlines()[-1]
+
+
 def test_demo_shows_both_sides_of_a_conversation() -> None:
     result = run("demo")
     assert (result.returncode, result.stderr) == (0, "")

@@ -442,7 +442,7 @@ def test_settings_named_in_the_text_exist() -> None:
 def test_shown_files_are_configurations(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "agent_config.yaml"
     file.write_text(block.text, "utf-8")
-    secrets = {"WEBSOCKET_JWT_SECRET": SECRET, "METRICS_TOKEN": "t" * 48}
+    secrets = {"WEBSOCKET_JWT_SECRET": SECRET, "METRICS_TOKEN": SECRET.replace(" ", "-")}
     settings = load(file, environ=secrets, dotenv=None)
     assert not [one for one in findings(settings.config) if one.refuses]
     ours = [source for source in settings.sources.values() if source.startswith(f"{file}:")]

@@ -128,11 +128,11 @@ CASES: list[tuple[dict[str, object], list[tuple[str, bool]]]] = [
         ({**CLOSED, **TLS, "server.host": "0.0.0.0", **metrics}, expected)
         for metrics, expected in (
             ({}, [("metrics.token", False)]),
-            ({"metrics.token": "letters-of-Prometheus"}, []),
+            ({"metrics.token": "uQ3-vR8_kT5.zW1~nB6+xH4/eJ9yL2pD"}, []),
             ({"metrics.listen": "127.0.0.1:9100"}, []),
             ({"metrics.listen": "unix:/run/metrics"}, []),
             ({"metrics.listen": "192.0.2.1:9100"}, [("metrics.token", False)]),
-            ({"metrics.listen": "192.0.2.1:9100", "metrics.token": "letters-of-Prometheus"}, []),
+            ({"metrics.listen": "192.0.2.1:9100", "metrics.token": "uQ3-vR8_kT5.zW1~nB6+xH4/eJ9yL2pD"}, []),
             ({"metrics.listen": "192.0.2.1:9100", "metrics.enabled": False}, []),
         )
     ),
@@ -204,6 +204,29 @@ def test_a_refusal_names_the_flag_that_lets_it_stand() -> None:
     (one,) = findings(config_of({**OPEN, **UNMEASURED, **TLS, "server.host": "0.0.0.0"}))
     assert one.allowed_by == "security.authentication.allow_public"
     assert str(one).endswith("or set security.authentication.allow_public (--allow-public)")
+
+
+@pytest.mark.row("D6")
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"server.host": "0.0.0.0"}, [("metrics.token", False)]),
+        ({"server.host": "0.0.0.0", "metrics.listen": "127.0.0.1:0"}, []),
+        ({"metrics.listen": "0.0.0.0:0"}, [("metrics.token", False)]),
+        ({"server.host": "0.0.0.0", "metrics.token": "uQ3-vR8_kT5.zW1~nB6+xH4/eJ9yL2pD"}, []),
+        ({"server.host": "0.0.0.0", "metrics.enabled": False}, []),
+        ({"metrics.token": "short"}, [("metrics.token", True)]),
+        ({"metrics.token": "short", "metrics.enabled": False}, []),
+        (
+            {"metrics.token": "short", "security.authentication.allow_weak_secret": True},
+            [("metrics.token", False)],
+        ),
+    ],
+    ids=str,
+)
+def test_metrics_that_others_read_are_found(settings: dict[str, object], expected: list[tuple[str, bool]]) -> None:
+    secret = {"security.authentication.jwt_secret": "correct-horse-battery-staple-0123456789"}
+    assert found({**secret, **TLS, **settings}) == expected
 
 
 # ── what nothing reads ───────────────────────────────────────────────────────────────────────────────────────────────

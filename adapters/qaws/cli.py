@@ -20,7 +20,7 @@ from .agents import AgentError, find_agent, load_agent
 from .asyncio_server import WebSocketServer
 from .auth import WebSocketAuth
 from .client_errors import ClientError
-from .keys import check_keys
+from .manager import WebSocketManager
 from .safety import require_safe, warnings
 from .serving import AdapterName, Backend, UsageError, choose, serve_until_signal
 from .settings import load
@@ -218,8 +218,8 @@ def check(file: Path | None = None) -> int:
     for warning in warnings(settings.config):
         _complain(f"warning: {warning}")
     _require_usable(settings.config)
-    check_keys(settings.config)
     check_store(settings.config)
+    WebSocketManager(settings.config)  # what only shows where a node is made of them: keys, events, packages
     return 0
 
 

@@ -77,7 +77,7 @@ APART = {"metrics.listen": "127.0.0.1:0"}
 
 EXPERIMENTS = {
     "metrics.enabled": Experiment(True, False, status_of_metrics, FREE_PORT),
-    "metrics.token": Experiment(None, "letters-of-Prometheus", status_of_metrics, FREE_PORT),
+    "metrics.token": Experiment(None, "letters-of-Prometheus_0123456789", status_of_metrics, FREE_PORT),
     "metrics.listen": Experiment(None, "127.0.0.1:0", status_of_metrics, FREE_PORT),
     "metrics.scrapers": Experiment(1, 2, scrapers_that_may_wait, APART),
     "metrics.timeout": Experiment(2, 7, time_for_metrics_that_are_never_collected),
