@@ -113,7 +113,7 @@ async def test_a_task_that_is_cancelled_before_the_agent_begins_still_tells_an_e
         called.append(message)
         return message
 
-    manager = Recorded(open_config(), agent=agent)
+    manager = Recorded(open_config(metrics={"enabled": False}), agent=agent)  # they have a task, which would be let end
 
     async def leave_with_a_run() -> None:
         async with driven(manager, "asyncio"):
