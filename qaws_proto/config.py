@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from .strength import MAKE_ONE, weakness
+from .strength import MAKE_ONE, too_short, weakness
 
 MESSAGE_SIZE_TOP = 1024 * 1024  # the hard top of `max_message_size`: one message is validated in one piece
 DEFLATE_OVERHEAD = 64 * 1024  # bytes of a compressed message beyond `max_message_size`: blocks have heads (F5)
@@ -185,7 +185,7 @@ class AuthenticationConfig(Section):
 
     enabled: bool = Field(default=True, description="off: everybody is `anonymous`, or who the message says")
     allow_public: bool = Field(default=False, description="let `enabled: false` stand where others can reach the node")
-    allow_weak_secret: bool = Field(default=False, description="let a secret stand that can be guessed")
+    allow_weak_secret: bool = Field(default=False, description="let a secret of less than 32 bytes stand")
     jwt_secret: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_secret", "secret_key"),
@@ -249,16 +249,16 @@ class AuthenticationConfig(Section):
 
     @field_validator("jwt_secret", "previous_secret")
     @classmethod
-    def _hard_to_guess(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _long_enough(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None:
             return None
         try:
-            weak = weakness(secret.get_secret_value())
+            short = too_short(secret.get_secret_value())
         except UnicodeEncodeError:
             # That exception holds the secret.
             raise ValueError(f"the secret is not valid UTF-8; {MAKE_ONE}") from None
-        if weak is not None and not info.data.get("allow_weak_secret"):
-            raise ValueError(weak)
+        if short and not info.data.get("allow_weak_secret"):
+            raise ValueError(weakness(secret.get_secret_value()))
         return secret
 
 

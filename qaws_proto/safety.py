@@ -12,6 +12,8 @@ from functools import reduce
 from ipaddress import collapse_addresses
 from typing import NamedTuple
 
+from pydantic import SecretStr
+
 from .config import (
     NO_SECRET,
     AuthenticationConfig,
@@ -22,7 +24,7 @@ from .config import (
     is_loopback,
     networks,
 )
-from .strength import MAKE_ONE, weakness
+from .strength import MAKE_ONE, too_short, weakness
 
 ALLOW_PUBLIC = "security.authentication.allow_public"
 ALLOW_WEAK_SECRET = "security.authentication.allow_weak_secret"
@@ -92,10 +94,19 @@ def _authentication(config: WebSocketConfig, public: str | None) -> Iterator[Fin
         ("jwt_secret", authentication.jwt_secret),
         ("previous_secret", authentication.previous_secret),
     ):
-        weak = None if secret is None else weakness(secret.get_secret_value())
-        if weak is not None:
-            key, wrong = f"security.authentication.{name}", weak.removesuffix(f"; {MAKE_ONE}")
-            yield _unless(authentication.allow_weak_secret, ALLOW_WEAK_SECRET, key, wrong, MAKE_ONE)
+        if secret is None:
+            continue
+        for one in _guessed(f"security.authentication.{name}", secret):
+            short = too_short(secret.get_secret_value())
+            allowed = authentication.allow_weak_secret
+            yield _unless(allowed, ALLOW_WEAK_SECRET, one.setting, one.wrong, one.remedy) if short else one
+
+
+def _guessed(setting: str, secret: SecretStr) -> Iterator[Finding]:
+    """A secret that looks as if it could be guessed: a word of warning, since whoever made it may know better."""
+    weak = weakness(secret.get_secret_value())
+    if weak is not None:
+        yield Finding(setting, weak.removesuffix(f"; {MAKE_ONE}"), MAKE_ONE, refuses=False)
 
 
 def _pages(config: WebSocketConfig) -> Iterator[Finding]:
@@ -108,8 +119,8 @@ def _pages(config: WebSocketConfig) -> Iterator[Finding]:
         yield Finding("security.cors.origins", wrong, "name the origins of your pages", refuses=True)
     if not authentication.enabled:
         wrong = "any page that a user visits may talk to the agent (`*` with authentication off)"
-        remedy = "name the origins of your pages, turn authentication on"
-        yield _unless(authentication.allow_public, ALLOW_PUBLIC, "security.cors.origins", wrong, remedy)
+        remedy = "name the origins of your pages, or turn authentication on"
+        yield Finding("security.cors.origins", wrong, remedy, refuses=False)
 
 
 def _proxies(config: WebSocketConfig) -> Iterator[Finding]:
@@ -135,11 +146,7 @@ def _metrics(config: WebSocketConfig, public: str | None) -> Iterator[Finding]:
     if not metrics.enabled:
         return
     if metrics.token is not None:
-        weak = weakness(metrics.token.get_secret_value())
-        if weak is not None:
-            wrong = weak.removesuffix(f"; {MAKE_ONE}")
-            allowed = config.security.authentication.allow_weak_secret
-            yield _unless(allowed, ALLOW_WEAK_SECRET, "metrics.token", wrong, MAKE_ONE)
+        yield from _guessed("metrics.token", metrics.token)
         return
     if metrics.listen is not None:
         address = host_and_port(metrics.listen)

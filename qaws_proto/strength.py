@@ -21,7 +21,7 @@ def weakness(secret: str) -> str | None:
 
     Raises UnicodeEncodeError, which holds the secret, where it is not valid Unicode.
     """
-    if len(secret.encode()) < HMAC_SECRET_BYTES:
+    if too_short(secret):
         return f"the secret is shorter than {HMAC_SECRET_BYTES} bytes; {MAKE_ONE}"
     if len(set(secret)) < VARIETY:
         return f"the secret has fewer than {VARIETY} different characters; {MAKE_ONE}"
@@ -29,6 +29,11 @@ def weakness(secret: str) -> str | None:
     if EXAMPLE_WORDS.issuperset(words) and _spelled(secret):
         return f"the secret is made of the words of examples; {MAKE_ONE}"
     return None
+
+
+def too_short(secret: str) -> bool:
+    """Whether a secret has fewer bytes than HS256 asks for. Raises UnicodeEncodeError, as `weakness` does."""
+    return len(secret.encode()) < HMAC_SECRET_BYTES
 
 
 def _spelled(secret: str) -> bool:

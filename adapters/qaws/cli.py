@@ -88,7 +88,7 @@ def serve(
     allow_public
         Allow authentication to be off where others can reach the node.
     allow_weak_secret
-        Allow a secret that can be guessed.
+        Allow a secret shorter than 32 bytes.
     """
     choice = choose(adapter, backend)
     if (agent_url is not None or agent_system is not None) and not agent.startswith("openai:"):
