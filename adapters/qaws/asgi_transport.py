@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio
+import anyio.lowlevel
 
 from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 from qaws_proto.inputs import RequestReceived
@@ -54,6 +55,8 @@ class AsgiTransport:
             try:
                 await self._outgoing.flush()
                 over = self._ending
+                if over:  # uvicorn counts a refusal as said once it has closed, a turn of the loop behind it
+                    await anyio.lowlevel.checkpoint()
             finally:
                 if over:
                     self.scope.cancel()
