@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qaws_proto.inputs import LimitsChanged
-from tests.helpers.node import Client, NodeUnderTest, configure
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure
+from tests.helpers.node import NodeUnderTest
 
 
 def change(node: NodeUnderTest, **changes: object) -> None:

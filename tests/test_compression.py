@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from qaws_proto.effects import SendBytes
-from tests.helpers.deflate import compressed
-from tests.helpers.node import CLOSE, PING, PONG, TEXT, Client, NodeUnderTest, chat, configure, deflated, frame, token
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure, token
+from qaws_proto.testing.peer import CLOSE, PING, PONG, TEXT, chat, compressed, deflated, frame
+from tests.helpers.node import NodeUnderTest
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"

@@ -19,26 +19,11 @@ from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import MONO, UNIX, configure, counter, token
+from qaws_proto.testing.peer import BINARY, CLOSE, PING, PONG, TEXT, chat, close_frame, frame, text, upgrade
 from qaws_proto.wire.link import ByteLink
-from tests.helpers.node import (
-    BINARY,
-    CLOSE,
-    MONO,
-    PING,
-    PONG,
-    TEXT,
-    UNIX,
-    Client,
-    NodeUnderTest,
-    chat,
-    close_frame,
-    configure,
-    counter,
-    frame,
-    text,
-    token,
-    upgrade,
-)
+from tests.helpers.node import NodeUnderTest
 
 NOW = Now(MONO, UNIX)
 

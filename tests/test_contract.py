@@ -46,29 +46,25 @@ from qaws_proto.inputs import (
     UserUnblocked,
 )
 from qaws_proto.live_settings import CHANGEABLE
-from tests.helpers.deflate import compressed
-from tests.helpers.keys import key_set, pair
-from tests.helpers.node import (
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import SECRET, UNIX, configure, counter, token
+from qaws_proto.testing.peer import (
     BINARY,
     PING,
     PONG,
-    SECRET,
     TEXT,
-    UNIX,
-    Client,
-    NodeUnderTest,
     chat,
     close_frame,
-    configure,
-    counter,
+    compressed,
     deflated,
     frame,
     request,
     text,
-    token,
     upgrade,
 )
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.keys import key_set, pair
+from tests.helpers.node import NodeUnderTest
 
 # ── nodes whose limits are near ──────────────────────────────────────────────────────────────────────────────────────
 

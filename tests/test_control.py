@@ -24,8 +24,11 @@ from qaws_proto.inputs import (
     UserUnblocked,
 )
 from qaws_proto.overview import BlockInfo, ConnectionInfo
-from tests.helpers.node import ADDRESS, AT_ONCE, Client, NodeUnderTest, chat, configure, request, text, token, upgrade
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import ADDRESS, AT_ONCE, configure, token
+from qaws_proto.testing.peer import chat, request, text, upgrade
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 from tests.test_contract import check_ends, check_replay
 
 BY = ("ops", "spam")

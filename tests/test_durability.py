@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qaws_proto.effects import SaveRecords
-from tests.helpers.node import Client, NodeUnderTest, counter
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import counter
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 from tests.test_contract import STORED, Act, histories, play
 
 

@@ -26,20 +26,10 @@ from qaws_proto.inputs import (
     StopRequested,
     TimerFired,
 )
-from tests.helpers.node import (
-    MONO,
-    SECRET,
-    UNIX,
-    Client,
-    NodeUnderTest,
-    chat,
-    configure,
-    counter,
-    frame,
-    text,
-    token,
-    upgrade,
-)
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import MONO, SECRET, UNIX, configure, counter, token
+from qaws_proto.testing.peer import chat, frame, text, upgrade
+from tests.helpers.node import NodeUnderTest
 
 NOW = Now(MONO, UNIX)
 

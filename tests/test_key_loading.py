@@ -8,8 +8,11 @@ import pytest
 
 from qaws_proto import Gateway
 from qaws_proto.inputs import DrainRequested, KeysFailed, KeysLoaded, KeysRequested, TimerFired
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import SECRET, START, configure, counter, token
+from qaws_proto.testing.peer import request, text, upgrade
 from tests.helpers.keys import Pair, key_set, pair
-from tests.helpers.node import SECRET, START, Client, NodeUnderTest, configure, counter, request, text, token, upgrade
+from tests.helpers.node import NodeUnderTest
 
 ADDRESS = "https://keys.example/set"
 ONE, TWO = pair("RS256", "one"), pair("EdDSA", "two")

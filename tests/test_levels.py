@@ -28,22 +28,10 @@ from hypothesis import strategies as st
 from qaws_proto import WebSocketConfig
 from qaws_proto.effects import Drained, Effect, Note, PauseReading, ResumeReading, RunEffect
 from qaws_proto.inputs import Input
-from tests.helpers.node import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    Client,
-    NodeUnderTest,
-    chat,
-    close_frame,
-    configure,
-    frame,
-    text,
-    token,
-    upgrade,
-)
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure, token
+from qaws_proto.testing.peer import BINARY, CLOSE, PING, PONG, TEXT, chat, close_frame, frame, text, upgrade
+from tests.helpers.node import NodeUnderTest
 from tests.test_contract import (
     NEAR,
     RATES,

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.node import ADDRESS, UNIX, Client, NodeUnderTest, configure
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import ADDRESS, UNIX, configure
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 WIDE: dict[str, Any] = {"requests_per_minute": 1000, "burst_size": 1000}
 USERS_RATE = {"requests_per_minute": 2, "burst_size": 2}

@@ -10,8 +10,10 @@ import pytest
 from qaws_proto import ConfigError, WebSocketConfig
 from qaws_proto.inputs import LimitsChanged
 from qaws_proto.live_settings import CHANGEABLE, changeable, changed
+from qaws_proto.testing.node import SECRET, configure
+from qaws_proto.testing.peer import PONG, frame
 from tests import live_rates
-from tests.helpers.node import PONG, SECRET, NodeUnderTest, configure, frame
+from tests.helpers.node import NodeUnderTest
 from tests.live_rates import change
 
 LIMITED: dict[str, Any] = {"rate_limiting": {"requests_per_minute": 4, "burst_size": 4}}

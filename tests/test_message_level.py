@@ -34,19 +34,10 @@ from qaws_proto.inputs import (
     StopRequested,
     WriteProgressed,
 )
-from tests.helpers.node import (
-    ADDRESS,
-    MONO,
-    UNIX,
-    Client,
-    NodeUnderTest,
-    chat,
-    configure,
-    counter,
-    request,
-    token,
-    upgrade,
-)
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import ADDRESS, MONO, UNIX, configure, counter, token
+from qaws_proto.testing.peer import chat, request, upgrade
+from tests.helpers.node import NodeUnderTest
 
 PING = json.dumps({"type": "ping", "id": "x"})
 

@@ -13,16 +13,11 @@ from qaws_proto.effects import CollectMetrics
 from qaws_proto.events import ClientEvent
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import DrainRequested, MetricsCollected
-from tests.helpers.node import (
-    Client,
-    NodeUnderTest,
-    close_frame,
-    configure,
-    request,
-    token,
-    upgrade,
-)
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure, token
+from qaws_proto.testing.peer import close_frame, request, upgrade
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 from tests.test_contract import CONFIGS, STORED, Act, all_configs, histories, play
 
 TOKEN = "letters-of-Prometheus_0123456789"

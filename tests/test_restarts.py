@@ -24,8 +24,9 @@ from qaws_proto.inputs import (
     UserUnblocked,
 )
 from qaws_proto.records import RestrictionRecord
-from tests.helpers.node import NodeUnderTest, configure
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.node import configure
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 from tests.test_control import bearer, connect
 
 BY = ("ops", "spam")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from qaws_proto.testing.node import configure
+from qaws_proto.testing.store import StoreModel
 from qaws_proto.trace_context import STATE_LENGTH, TraceContext, of_headers, of_metadata
-
-from .helpers.node import NodeUnderTest, configure
-from .helpers.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-11111111111111111111111111111111-2222222222222222-00"

@@ -17,9 +17,9 @@ from qaws import ConfigError, WebSocketAuth, WebSocketConfig, WebSocketManager
 from qaws.keys import KeyPort, check_keys
 from qaws_proto.effects import LoadKeys
 from qaws_proto.inputs import Input, KeysFailed, KeysLoaded
+from qaws_proto.testing.node import SECRET
 from tests.helpers.key_server import key_server
 from tests.helpers.keys import key_set, pair
-from tests.helpers.node import SECRET
 
 from .certificates import Authority
 

@@ -14,8 +14,9 @@ from qaws_proto.admission.authorization import Authorization, names_in
 from qaws_proto.config import AuthorizationConfig, ConfigError
 from qaws_proto.events import ClientEvent
 from qaws_proto.extension import EventContext, EventType
+from qaws_proto.testing.node import SECRET, configure, counter, token
 from tests.helpers.keys import key_set, pair
-from tests.helpers.node import SECRET, NodeUnderTest, configure, counter, token
+from tests.helpers.node import NodeUnderTest
 
 ROLES = ["admin", "user", "guest"]
 TYPES = ["chat_message", "cancel", "resume", "feedback"]

@@ -10,7 +10,9 @@ from qaws_proto.admission.gate import Gate, Refusal
 from qaws_proto.admission.tokens import TOKEN_LENGTH, Principal, TokenVerifier
 from qaws_proto.clock import Now
 from qaws_proto.faults import Fault
-from tests.helpers.node import SECRET, NodeUnderTest, configure, token, upgrade
+from qaws_proto.testing.node import SECRET, configure, token
+from qaws_proto.testing.peer import upgrade
+from tests.helpers.node import NodeUnderTest
 
 LIMIT = 3
 ADDRESSES = ["192.0.2.1", "2001:db8::/64"]

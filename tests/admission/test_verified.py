@@ -12,7 +12,7 @@ from qaws_proto.admission.keys import Key
 from qaws_proto.admission.tokens import TokenVerifier, issue_token
 from qaws_proto.admission.verified import Span, VerifiedTokens
 from qaws_proto.config import AuthenticationConfig, LimitsConfig
-from tests.helpers.node import SECRET
+from qaws_proto.testing.node import SECRET
 
 SECRETS = [f"{SECRET}: {letter}" for letter in "abc"]
 UNIX = 1_800_000_000.0

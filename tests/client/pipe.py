@@ -41,9 +41,10 @@ from qaws_proto.events import (
 )
 from qaws_proto.inputs import ConnectionOpened
 from qaws_proto.inputs import TimerFired as NodeTimerFired
-from tests.helpers.node import ADDRESS, NodeUnderTest, configure, counter, token
-from tests.helpers.node import Client as Peer
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client as Peer
+from qaws_proto.testing.node import ADDRESS, configure, counter, token
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 TOKEN = 100  # seconds that a token lasts
 ROUNDS = 400  # of a second each, in which everything has to come to its end once the network is kind

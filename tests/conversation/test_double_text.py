@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.node import NodeUnderTest, configure
+from qaws_proto.testing.node import configure
+from tests.helpers.node import NodeUnderTest
 
 
 def node_with(policy: str, queue: int = 4) -> NodeUnderTest:

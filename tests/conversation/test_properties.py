@@ -11,7 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qaws_proto.faults import Fault
-from tests.helpers.node import Client, NodeUnderTest, configure, text
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure
+from qaws_proto.testing.peer import text
+from tests.helpers.node import NodeUnderTest
 
 # ── agents that fail, or say what is no text ─────────────────────────────────────────────────────────────────────────
 

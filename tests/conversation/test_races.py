@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from qaws_proto.inputs import RecordsSaved, StopRequested
-from tests.helpers.node import Client, NodeUnderTest, close_frame, configure, counter
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure, counter
+from qaws_proto.testing.peer import close_frame
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 USER = "ana"
 

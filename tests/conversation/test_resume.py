@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from qaws_proto.inputs import DrainRequested
-from tests.helpers.node import Client, NodeUnderTest, configure
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure
+from tests.helpers.node import NodeUnderTest
 
 USER = "ana"
 

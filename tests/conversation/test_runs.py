@@ -11,7 +11,9 @@ import pytest
 from qaws_proto.effects import CancelRun, StartRun
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import Input, RunChunk, RunFailed, RunFinished, RunStarted
-from tests.helpers.node import Client, NodeUnderTest, configure
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure
+from tests.helpers.node import NodeUnderTest
 
 
 def asked(node: NodeUnderTest, **fields: Any) -> tuple[Client, str]:

@@ -11,7 +11,9 @@ from qaws_proto.config import LimitsConfig, SessionsConfig
 from qaws_proto.conversation.session import Session, Sessions
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import DrainRequested
-from tests.helpers.node import MONO, UNIX, Client, NodeUnderTest, configure
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import MONO, UNIX, configure
+from tests.helpers.node import NodeUnderTest
 
 NOW = Now(MONO, UNIX)
 

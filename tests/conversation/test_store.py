@@ -11,8 +11,10 @@ import pytest
 
 from qaws_proto.effects import LoadSession, SaveRecords
 from qaws_proto.inputs import DrainRequested, RecordsSaved, SaveFailed, StopRequested
-from tests.helpers.node import Client, NodeUnderTest, configure, counter
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure, counter
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 CONFIG = configure(authentication=True, agent={"roll_up": 0})
 USER = "ana"

@@ -20,8 +20,8 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from qaws_proto.testing.peer import chat, text, upgrade
 from tests.helpers.asgi_process import HOSTS, hosted
-from tests.helpers.node import chat, text, upgrade
 from tests.helpers.process import PATIENCE, Served
 
 from .test_foreign_clients import SAMPLE, SECRET, WAYS, assert_conversation, token, with_aiohttp, with_websockets

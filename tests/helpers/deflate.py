@@ -10,35 +10,13 @@ import zlib
 from hypothesis import strategies as st
 
 from qaws_proto.faults import Fault
-
-REMOVED = b"\x00\x00\xff\xff"
-
-
-def compressed(payload: bytes, *, level: int = 6, window: int = 15, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
-    """A message as a client compresses it (RFC 7692 section 7.2.1)."""
-    compressor = zlib.compressobj(level, zlib.DEFLATED, -window, 8, strategy)
-    stream = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    assert stream.endswith(REMOVED)
-    return stream[:-4]
+from qaws_proto.testing.peer import REMOVED
 
 
 def finished(payload: bytes, *, level: int = 6, window: int = 15) -> bytes:
     """A message in a stream that has a final block, and the header of the empty one behind it (section 7.2.3.4)."""
     compressor = zlib.compressobj(level, zlib.DEFLATED, -window)
     return compressor.compress(payload) + compressor.flush(zlib.Z_FINISH) + b"\x00"
-
-
-def inflated(message: bytes, *, window: int = 15) -> bytes:
-    """What a whole message says that a server compressed; what is no stream, or needs a larger window, raises.
-
-    Read byte by byte: what one call gives out, zlib can refer to beyond any window.
-    """
-    stream = zlib.decompressobj(-window)
-    data = message + REMOVED
-    payload = b"".join(stream.decompress(data[at : at + 1]) for at in range(len(data)))
-    assert not stream.unused_data
-    assert not stream.eof
-    return payload
 
 
 def verdicts(message: bytes, max_message: int) -> set[Fault | bytes]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from qaws.telemetry.metrics import Metrics
 from qaws_proto.config import MetricsConfig
 from qaws_proto.effects import Note
-from tests.helpers.node import NodeUnderTest, close_frame, configure
+from qaws_proto.testing.node import configure
+from qaws_proto.testing.peer import close_frame
+from tests.helpers.node import NodeUnderTest
 
 
 def measured(node: NodeUnderTest) -> Metrics:

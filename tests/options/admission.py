@@ -10,7 +10,10 @@ from qaws_proto import WebSocketConfig
 from qaws_proto.admission.tokens import TokenVerifier, issue_token
 from qaws_proto.inputs import Command, TokenRevoked, UserBlocked
 from qaws_proto.safety import findings
-from tests.helpers.node import SECRET, UNIX, Client, NodeUnderTest, request, token
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import SECRET, UNIX, token
+from qaws_proto.testing.peer import request
+from tests.helpers.node import NodeUnderTest
 
 from .experiment import AUTH, Experiment, codes, count_until, seconds_until
 from .network import status, statuses_of_three_upgrades

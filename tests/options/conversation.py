@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from qaws_proto import WebSocketConfig
 from qaws_proto.inputs import DrainRequested
-from tests.helpers.node import Client, NodeUnderTest, configure
-from tests.helpers.store import StoreModel
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import configure
+from qaws_proto.testing.store import StoreModel
+from tests.helpers.node import NodeUnderTest
 
 from .experiment import AUTH, Experiment, codes, count_until, seconds_until
 

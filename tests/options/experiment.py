@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from qaws_proto import WebSocketConfig
-from tests.helpers.node import SECRET, Client, NodeUnderTest
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import SECRET
+from tests.helpers.node import NodeUnderTest
 
 REFUSED = "refused"
 NOTHING: Mapping[str, object] = MappingProxyType({})

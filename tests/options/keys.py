@@ -13,9 +13,12 @@ from websockets.exceptions import InvalidStatus
 from qaws import ConfigError, WebSocketAuth, WebSocketConfig, WebSocketServer
 from qaws_proto.admission.tokens import issue_token
 from qaws_proto.config import AuthenticationConfig
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.node import SECRET, UNIX, token
+from qaws_proto.testing.peer import request
 from tests.helpers.key_server import key_server
 from tests.helpers.keys import Pair, key_set, pair
-from tests.helpers.node import SECRET, UNIX, Client, NodeUnderTest, request, token
+from tests.helpers.node import NodeUnderTest
 
 from .admission import status_with
 from .experiment import AUTH, Experiment, count_until, seconds_until

@@ -26,9 +26,9 @@ from qaws.cli import main
 from qaws.stores import store_of
 from qaws.stores.sqlite import SqliteStore
 from qaws.telemetry import configure_logging
+from qaws_proto.testing.node import SECRET
 from tests.adapters.certificates import Authority
 from tests.adapters.stores.files import DAY, NOW, event
-from tests.helpers.node import SECRET
 
 from .experiment import Experiment
 

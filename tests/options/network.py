@@ -5,7 +5,9 @@ from __future__ import annotations
 from qaws_proto import WebSocketConfig
 from qaws_proto.effects import SendBytes
 from qaws_proto.inputs import DrainRequested
-from tests.helpers.node import BINARY, PING, TEXT, Client, NodeUnderTest, frame, request, text, upgrade
+from qaws_proto.testing.client import Client
+from qaws_proto.testing.peer import BINARY, PING, TEXT, frame, request, text, upgrade
+from tests.helpers.node import NodeUnderTest
 
 from .experiment import Experiment, count_until, largest, seconds_until
 

@@ -12,8 +12,9 @@ from websockets.asyncio.client import connect
 from qaws import WebSocketConfig, WebSocketManager, WebSocketServer
 from qaws.host import AnyioHost
 from qaws_proto.effects import CollectMetrics
+from qaws_proto.testing.peer import request
 from tests.adapters.spans import recorded
-from tests.helpers.node import NodeUnderTest, request
+from tests.helpers.node import NodeUnderTest
 from tests.helpers.scrape import samples, scrape, series
 
 from .experiment import Experiment, seconds_until

@@ -17,9 +17,11 @@ from websockets.frames import Opcode as ForeignOpcode
 
 from qaws_proto.config import DEFLATE_OVERHEAD, DEFLATE_SLICE, CompressionConfig
 from qaws_proto.faults import Fault
+from qaws_proto.testing.peer import REMOVED, compressed
+from qaws_proto.testing.server_stream import inflated
 from qaws_proto.wire.deflate import Deflate
 from qaws_proto.wire.frames import Encoded, Frames, text_frame
-from tests.helpers.deflate import REMOVED, compressed, finished, inflated, messages, verdicts, wrong
+from tests.helpers.deflate import finished, messages, verdicts, wrong
 from tests.helpers.wire import (
     BINARY,
     CLOSE,

@@ -12,8 +12,7 @@ import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.sync.client import connect
 
-from tests.helpers.deflate import compressed
-from tests.helpers.node import TEXT, frame
+from qaws_proto.testing.peer import TEXT, compressed, frame
 
 from ..byte_servers import PATIENCE
 from ..hosts import Adapter, Node, client, on_byte_servers, serving

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qaws_proto.config import MESSAGE_SIZE_TOP, LimitsConfig
-from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
-from qaws_proto.inputs import CloseReceived, MessageReceived, RequestReceived
-from qaws_proto.wire import frames, http
+from ..config import MESSAGE_SIZE_TOP, LimitsConfig
+from ..effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
+from ..inputs import CloseReceived, MessageReceived, RequestReceived
+from ..wire import frames, http
 
 FORBIDDEN = http.Response(403, (("Content-Length", "0"),))  # what a peer gets that is refused with a close code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qaws_proto.records import EventRecord, Record, RestrictionRecord, RunEnded, RunRecord, StoredSession
+from ..records import EventRecord, Record, RestrictionRecord, RunEnded, RunRecord, StoredSession
 
 
 class StoreModel:

@@ -1,0 +1,69 @@
+"""What peers of a node send, byte by byte: requests, frames and events, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+MASK = b"\x37\xfa\x21\x3d"  # RFC 6455 section 5.7
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+REMOVED = b"\x00\x00\xff\xff"  # from the end of each compressed message (RFC 7692 section 7.2.1)
+
+
+def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
+    """A request that asks for no WebSocket."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def upgrade(path: str = "/", *headers: str) -> bytes:
+    """A WebSocket upgrade request."""
+    lines = [
+        f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *headers,
+    ]  # fmt: skip
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True, reserved: int = 0) -> bytes:
+    """A frame as a client sends it (RFC 6455 section 5.2), or a wrong one."""
+    first = (0x80 if fin else 0) | reserved << 4 | opcode
+    flag, length = 0x80 if mask else 0, len(payload)
+    if length < 126:
+        head = bytes((first, flag | length))
+    elif length < 65536:
+        head = bytes((first, flag | 126)) + length.to_bytes(2)
+    else:
+        head = bytes((first, flag | 127)) + length.to_bytes(8)
+    if not mask:
+        return head + payload
+    key = (MASK * (length // 4 + 1))[:length]
+    return head + MASK + (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(length)
+
+
+def text(event: object) -> bytes:
+    """A text frame with an event as JSON, or with a text as it is."""
+    return frame(TEXT, (event if isinstance(event, str) else json.dumps(event)).encode())
+
+
+def deflated(event: object) -> bytes:
+    """A text frame with an event as JSON, or with a text as it is, compressed (RFC 7692 section 7.2.1)."""
+    return frame(TEXT, compressed((event if isinstance(event, str) else json.dumps(event)).encode()), reserved=4)
+
+
+def chat(content: str = "hi", **fields: Any) -> dict[str, Any]:
+    """A chat message."""
+    return {"type": "chat_message", "content": content, **fields}
+
+
+def close_frame(code: int | None = 1000) -> bytes:
+    """A client's Close."""
+    return frame(CLOSE, b"" if code is None else code.to_bytes(2))
+
+
+def compressed(payload: bytes, *, level: int = 6, window: int = 15, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
+    """A message as a client compresses it (RFC 7692 section 7.2.1)."""
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -window, 8, strategy)
+    stream = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert stream.endswith(REMOVED)
+    return stream[:-4]
