@@ -200,7 +200,8 @@ def test_the_digest_tells_effects_apart_and_their_order() -> None:
         [StartRun("r", "s", "u", "hi", False, {"a": 1})], [StartRun("r", "s", "u", "hi", False, {"a": 2})],
     ]  # fmt: skip
     assert len({digest(effects) for effects in many}) == len(many)
-    assert digest([one]) == sha256(b'[{"connection":1,"data":{"text":"a"},"is":"SendBytes"}]').hexdigest()
+    rendered = sha256(b'{"connection":1,"data":{"text":"a"},"is":"SendBytes"}').hexdigest()
+    assert digest([one, one]) == " ".join([f"SendBytes:{rendered[:16]}"] * 2)
 
 
 def test_the_digest_knows_no_text_of_a_cause_and_no_query_of_an_address() -> None:
@@ -304,6 +305,20 @@ def test_what_is_no_trace_is_said(lines: list[str], message: str) -> None:
         Trace.read(lines)
 
 
+@pytest.mark.parametrize(("lines", "left", "broken"), [
+    ([step(1).line(), step(2).line()], 2, None),
+    ([step(1).line() + "\n", step(2).line()[:-1]], 1, "line 3 is no JSON: the file ends within it"),
+    ([step(2).line() + "\n", step(4).line() + "\n", step(1).line() + "\n", '{"se'], 2, "line 5 is no JSON"),
+    ([step(1).line(), step(3).line(), step(4).line()], 1, "step 2 is missing"),
+    ([step(2).line()], 0, "step 1 is missing"),
+])  # fmt: skip
+def test_what_a_crash_has_left_can_be_read(lines: list[str], left: int, broken: str | None) -> None:
+    trace = Trace.read_beginning([HEAD.line() + "\n", *lines])
+    assert [one.seq for one in trace.steps] == list(range(1, left + 1))
+    assert (trace.broken or "").startswith(broken or "")
+    assert (trace.broken is None) is (broken is None)
+
+
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -346,12 +361,12 @@ def test_a_check_that_raises_is_a_refusal() -> None:
     assert (refused.fault, type(refused.cause)) == (Fault.INTERNAL, KeyError)
 
 
-def test_a_mistake_of_the_caller_is_no_step() -> None:
+def test_what_raises_is_a_step_too() -> None:
     gateway, steps = recorded(configure())
     with pytest.raises(ValueError, match="never opened"):
         gateway.step(BytesReceived(1, b"a"), Now(0, 0))
     gateway.step(TimerFired(), Now(0, 0))
-    assert [step.seq for step in steps] == [1]
+    assert [(step.seq, step.effects) for step in steps] == [(1, "!ValueError"), (2, "")]
     gateway.write = None
     gateway.step(TimerFired(), Now(0, 0))
-    assert len(steps) == 1
+    assert len(steps) == 2

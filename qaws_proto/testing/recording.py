@@ -21,7 +21,7 @@ from ..extension import EventType
 from ..faults import Fault
 from ..gateway import Gateway
 from ..inputs import Input
-from .trace import Head, Step, Verdict, digest
+from .trace import Head, Step, Verdict, digest, failure
 
 _Answer = TypeVar("_Answer")
 _Asked = TypeVar("_Asked")
@@ -70,14 +70,21 @@ class RecordedGateway(Gateway):
         self.head = Head(config, durable, kind, tuple(name for (name,) in types), checks)
 
     def step(self, event: Input, now: Now) -> list[Effect]:
-        """As of any gateway. What raises is a mistake of the caller and no step."""
+        """As of any gateway. What raises is a step as well, and has no effects."""
         self._drawn.clear()
         self._verdicts.clear()
-        effects = super().step(event, now)
+        try:
+            effects = super().step(event, now)
+        except Exception as error:
+            self._wrote(event, now, failure(error))
+            raise
+        self._wrote(event, now, digest(effects))
+        return effects
+
+    def _wrote(self, event: Input, now: Now, effects: str) -> None:
         if self.write is not None:
             self._seq += 1
-            self.write(Step(self._seq, now, event, tuple(self._drawn), tuple(self._verdicts), digest(effects)))
-        return effects
+            self.write(Step(self._seq, now, event, tuple(self._drawn), tuple(self._verdicts), effects))
 
     def _recorded_id(self) -> str:
         self._drawn.append(drawn := self._draw())

@@ -102,14 +102,26 @@ def decode(encoded: Any) -> Any:
 
 
 def digest(effects: Iterable[Effect]) -> str:
-    """SHA-256 of effects in their order, as hexadecimal digits; causes count by their types alone."""
-    rendered = [_encode(_known(effect), DEPTH) for effect in effects]
-    return sha256(json.dumps(rendered, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """What tells effects from others: of each in its order the name and the first 64 bits of a SHA-256, in
+    hexadecimal digits. Causes count by their types alone."""
+    return " ".join(map(_digest, effects))
+
+
+def _digest(effect: Effect) -> str:
+    rendered = json.dumps(_encode(_known(effect), DEPTH), sort_keys=True, separators=(",", ":"))
+    return f"{type(effect).__name__}:{sha256(rendered.encode()).hexdigest()[:16]}"
+
+
+def failure(error: BaseException) -> str:
+    """What stands in the place of a digest where a step has raised."""
+    return f"!{type(error).__qualname__}"
 
 
 def _known(effect: Effect) -> Effect:
-    """An effect as a trace knows it: what the address of a key set asks for may be a secret."""
-    return effect._replace(source=_without_query(effect.source)) if isinstance(effect, LoadKeys) else effect
+    """An effect as a trace knows it: what the address of a key set asks for may be a secret; 5 seconds are 5.0."""
+    if not isinstance(effect, LoadKeys):
+        return effect
+    return effect._replace(source=_without_query(effect.source), timeout=float(effect.timeout))
 
 
 def _encode(value: Any, depth: int) -> Any:
@@ -232,7 +244,7 @@ class Step(NamedTuple):
     input: Input
     ids: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
-    effects: str
+    effects: str  # their digest; where the step raised, the type of what it raised behind a `!`
 
     def line(self) -> str:
         """The step as a line, without its end."""
@@ -254,22 +266,39 @@ def _line(fields: dict[str, Any]) -> str:
 
 
 class Trace:
-    """A trace that was read: its head, and its steps by `seq`."""
+    """A trace that was read: its head, and its steps by `seq`. `broken` says why there are no more, if there are."""
 
-    def __init__(self, head: Head, steps: Sequence[Step]) -> None:
+    def __init__(self, head: Head, steps: Sequence[Step], broken: str | None = None) -> None:
         self.head = head
         self.steps = steps
+        self.broken = broken
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> Trace:
         """A whole trace. Raises TraceError for what is none, for a line that is cut off, where a step is missing."""
+        trace = cls.read_beginning(lines)
+        if trace.broken is not None:
+            raise TraceError(trace.broken)
+        return trace
+
+    @classmethod
+    def read_beginning(cls, lines: Iterable[str]) -> Trace:
+        """The steps up to the first that is not there: what a crash has left. Raises TraceError for what is none."""
         numbered = enumerate(lines, 1)
         head = _read_head(next(numbered, (1, ""))[1])
-        steps = sorted((_read_step(line, number) for number, line in numbered), key=lambda step: step.seq)
+        steps: list[Step] = []
+        broken: str | None = None
+        for number, line in numbered:
+            try:
+                steps.append(_read_step(line, number))
+            except TraceError as error:
+                broken = broken or str(error)
+        steps.sort(key=lambda step: step.seq)
         for due, step in enumerate(steps, 1):
             if step.seq != due:
-                raise TraceError(f"step {due} is missing" if step.seq > due else f"step {step.seq} is there twice")
-        return cls(head, steps)
+                missing = f"step {due} is missing" if step.seq > due else f"step {step.seq} is there twice"
+                return cls(head, steps[: due - 1], broken or missing)
+        return cls(head, steps, broken)
 
 
 def _read_head(line: str) -> Head:
