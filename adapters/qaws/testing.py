@@ -91,6 +91,7 @@ class Play:
         self._patience = patience
         self._ids = counter()
         self._people: list[Person] = []
+        self._peers = 0
 
     def __enter__(self) -> Play:
         self.loop = VirtualLoop(patience=self._patience)
@@ -153,7 +154,8 @@ class Play:
         With a `user` or `headers` (whole lines) it has asked for the upgrade, with a token where one is needed;
         otherwise it has said nothing yet.
         """
-        peer = self.call(Peer, self, self.dial(address))
+        self._peers += 1
+        peer = self.call(Peer, self, self.dial(address), self._peers)
         if user is not None or headers:
             login = [f"Authorization: Bearer {self.token(user)}"] if user is not None and self.tokens_needed else []
             peer.send_bytes(upgrade(path, *login, *headers))
@@ -358,8 +360,8 @@ class Person:
 class Peer(Client):
     """One connection of a node, for a test that speaks the protocol itself; every event is held to the contract."""
 
-    def __init__(self, play: Play, link: Link) -> None:
-        super().__init__(cast(NodeUnderTest, _Steps(play, link)), 0)  # of which it asks nothing but `step`
+    def __init__(self, play: Play, link: Link, number: int) -> None:
+        super().__init__(cast(NodeUnderTest, _Steps(play, link)), number)  # of which it asks nothing but `step`
         self.link = link
         self.answers_pings = True  # by itself; they are not among what it has heard then
         play.host.spawn(self._read)

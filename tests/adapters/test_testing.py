@@ -330,7 +330,7 @@ def test_what_the_node_gets_wrong_is_raised_where_it_is_waited_for() -> None:
         transport: Any = node.manager._transports[1]
         with pytest.raises(AssertionError, match="server does not mask"):
             node.call(transport.send, b"\x81\x80\x00\x00\x00\x00")
-        assert peer.number == 0
+        assert peer.number == 1
 
 
 def test_an_agent_that_is_none_is_refused() -> None:
