@@ -214,7 +214,8 @@ class Gateway:
         """Bytes held for a connection, of what it sent and of what waits for it; 0 where it is closed.
 
         Never above `limits.inbox + limits.read + limits.discard + limits.max_message_size + limits.out_top`, one
-        message and one pong more, and 4 KiB where messages may be compressed (C7).
+        message and one pong more, and 4 KiB where messages may be compressed; before the answer to its request it may
+        be `limits.head_size` and a read, where that is more (C7).
         """
         held = self._connections.get(connection)
         return 0 if held is None else held.buffered

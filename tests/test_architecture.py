@@ -23,6 +23,8 @@ STANDARD = {
     "__future__", "array", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib",
     "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "types", "typing", "zlib",
 }  # fmt: skip
+#: What tools for tests need besides, each in its one file, which nothing else imports: users have it for an extra.
+BESIDES = {"qaws_proto/testing/strategies.py": {"hypothesis"}}
 WIRE = {"h11", "jwt", "json", "wsproto"}
 
 
@@ -43,7 +45,8 @@ def parse(path: Path) -> ast.Module:
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_is_pure(path: Path) -> None:
     tree = parse(path)
-    foreign = set(imports(tree)) - THIRD_PARTY - STANDARD - {"", "qaws_proto"}
+    besides = BESIDES.get(path.relative_to(ROOT).as_posix(), set())
+    foreign = set(imports(tree)) - THIRD_PARTY - STANDARD - besides - {"", "qaws_proto"}
     assert not foreign, f"{sorted(foreign)} do not belong in the core"
     for node in ast.walk(tree):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
@@ -67,9 +70,18 @@ pydantic.TypeAdapter(Model).validate_json("{}")
 
 
 def test_importing_the_core_brings_nothing_but_what_its_dependencies_bring() -> None:
-    own = loaded(f"import {', '.join(map(_name, CORE))}") - loaded(DEPENDENCIES)
+    files = [path for path in CORE if path.relative_to(ROOT).as_posix() not in BESIDES]
+    own = loaded(f"import {', '.join(map(_name, files))}") - loaded(DEPENDENCIES)
     roots = {name.partition(".")[0].removeprefix("_") for name in own}
     assert roots <= {"qaws_proto", *STANDARD}, sorted(own)
+
+
+def test_strategies_without_hypothesis_say_what_is_missing() -> None:
+    code = "import sys\nsys.modules['hypothesis'] = None\nimport qaws_proto.testing.strategies"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stderr.endswith(
+        "ImportError: qaws_proto.testing.strategies needs Hypothesis: install qaws-gateway with the extra testing\n"
+    )
 
 
 def test_importing_the_adapters_brings_no_extra_that_an_agent_needs() -> None:

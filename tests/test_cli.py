@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -767,26 +769,71 @@ def test_what_others_say_stands_above_what_is_being_typed() -> None:
         run("chat", server.url, "--session", "shared", "--message", "uno")
         terminal, other_end = os.openpty()
         with subprocess.Popen(
-            [*QAWS, "chat", server.url, "--session", "shared"],
-            stdin=other_end, stdout=other_end, stderr=other_end, env={**os.environ, "TERM": "xterm"},
+            [*QAWS, "chat", server.url, "--session", "shared"], stdin=other_end, stdout=other_end, stderr=other_end,
+            env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
         ) as ana:  # fmt: skip
             os.close(other_end)
             try:
-                shown = ""
-                for sent, expected in ((b"", "you › uno\nuno\n"), (b"dos\r", "dos\n"), (b"", "you › tres\ntres\n")):
-                    os.write(terminal, sent)
-                    if "tres" in expected:
-                        run("chat", server.url, "--session", "shared", "--message", "tres")
-                    shown = ""
-                    while expected not in shown:
-                        shown += on_screen(os.read(terminal, 4096))
-                os.write(terminal, b"\x04")
+                screen = Terminal(terminal)
+                screen.shows("you › uno\nuno\nyou ›")
+                os.write(terminal, b"dos\r")
+                screen.shows("you › uno\nuno\nyou › dos\ndos\nyou ›")
+                os.write(terminal, b"half a wo")
+                screen.shows("dos\nyou › half a wo")
+                run("chat", server.url, "--session", "shared", "--message", "tres")
+                screen.shows("dos\nyou › tres\ntres\nyou › half a wo")
+                os.write(terminal, b"\x15\x04")  # nothing typed, and the end
                 assert ana.wait(PATIENCE) == 0
             finally:
                 ana.kill()
                 os.close(terminal)
 
 
-def on_screen(data: bytes) -> str:
-    """What a terminal is sent, without what moves the cursor and sets colours."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", data.decode("utf-8", "replace"))
+class Terminal:
+    """What stands on the screen of a terminal, of what programs do to it: enough for lines, and a prompt below them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._unread = ""  # of a sequence whose end is still to come
+        self._lines = [""]
+        self._row = self._column = 0
+
+    def shows(self, expected: str) -> None:
+        """Read until the screen ends like this."""
+        while not self.text.endswith(expected):
+            ready, _, _ = select.select([self._descriptor], [], [], PATIENCE)
+            assert ready, f"{expected!r} is not shown, but {self.text!r}"
+            self._receive(self._unread + self._decoder.decode(os.read(self._descriptor, 4096)))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self._lines)
+
+    def _receive(self, text: str) -> None:
+        for count, final, char in re.findall(r"\x1b\[\??([0-9;]*)([A-Za-z])|(\x1b[=>]|[^\x1b])", text):
+            self._move(int(count or 1), final) if final else self._write(char)
+        self._unread = text[text.rfind("\x1b") :] if re.search(r"\x1b(\[[?0-9;]*)?$", text) else ""
+
+    def _move(self, count: int, final: str) -> None:
+        if final in "CD":
+            self._column = max(0, self._column + (count if final == "C" else -count))
+        elif final in "AB":
+            self._row = max(0, self._row + (count if final == "B" else -count))
+        elif final in "JK":
+            self._lines[self._row] = self._lines[self._row][: self._column]
+            if final == "J":
+                del self._lines[self._row + 1 :]
+
+    def _write(self, char: str) -> None:
+        if char == "\r":
+            self._column = 0
+        elif char == "\n":
+            self._row += 1
+            self._lines += [""] * (self._row + 1 - len(self._lines))
+        elif char == "\b":
+            self._column -= 1
+        elif len(char) == 1:
+            line = self._lines[self._row].ljust(self._column)
+            self._lines[self._row] = line[: self._column] + char + line[self._column + 1 :]
+            self._column += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qaws_proto.config import LimitsConfig
 from qaws_proto.faults import Fault
+from qaws_proto.testing.strategies import splits
 from qaws_proto.wire.client import MAX_ANSWER, Accepted, ClientLink, Rejected
 from qaws_proto.wire.frames import CloseReceived, PingReceived, PongReceived, TextReceived, Violated, text_frame
 from qaws_proto.wire.http import Request, refusal
@@ -40,13 +41,6 @@ def said(link: ClientLink, pieces: Iterable[bytes]) -> list[object]:
 def one(link: ClientLink, data: bytes) -> object:
     (event,) = said(link, [data])
     return event
-
-
-@st.composite
-def splits(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """The same bytes in any number of reads."""
-    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=12)))
-    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 # ── with our own server ──────────────────────────────────────────────────────────────────────────────────────────────

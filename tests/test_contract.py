@@ -8,12 +8,8 @@ prints its history: paste it into a test that calls `play`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import ip_address, ip_network
-from itertools import chain, cycle
-from math import floor
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -30,23 +26,10 @@ from qaws_proto.effects import (
     ResumeReading,
     SendBytes,
 )
-from qaws_proto.inputs import (
-    AddressBlocked,
-    AddressUnblocked,
-    Command,
-    DisconnectRequested,
-    DrainRequested,
-    LimitsChanged,
-    RunStarted,
-    StopRequested,
-    TimerFired,
-    TokenRevoked,
-    UserBlocked,
-    UserRevoked,
-    UserUnblocked,
-)
-from qaws_proto.live_settings import CHANGEABLE
+from qaws_proto.testing import strategies
 from qaws_proto.testing.client import Client
+from qaws_proto.testing.histories import Act, Cut, in_reads_of, whole
+from qaws_proto.testing.histories import play as play_on
 from qaws_proto.testing.node import SECRET, UNIX, configure, counter, token
 from qaws_proto.testing.peer import (
     BINARY,
@@ -58,11 +41,11 @@ from qaws_proto.testing.peer import (
     compressed,
     deflated,
     frame,
-    request,
     text,
     upgrade,
 )
 from qaws_proto.testing.store import StoreModel
+from qaws_proto.testing.strategies import OFFER
 from tests.helpers.keys import key_set, pair
 from tests.helpers.node import NodeUnderTest
 
@@ -105,141 +88,16 @@ CONFIGS: dict[str, WebSocketConfig] = {
     "keys": configure(security={**RATES, "authentication": SOURCE}, **LOADED),
     "scarce": configure(authentication=True, security={"rate_limiting": EACH}, **SCARCE),
 }
-OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 STORED: dict[str, WebSocketConfig] = {
     "kept": configure(**KEPT),
     "kept with tokens": configure(authentication=True, security=RATES, **KEPT),
 }
 
 
-class Act(NamedTuple):
-    """One thing that is done; `who` picks among those there are, `what` depends on `do`."""
-
-    do: str
-    who: int = 0
-    what: Any = None
-
-
-Cut = Callable[[bytes], Iterable[bytes]]
-
-
-def whole(data: bytes) -> Iterator[bytes]:
-    """One read."""
-    yield data
-
-
-def in_reads_of(sizes: Sequence[int]) -> Cut:
-    """Reads of these sizes, over and over."""
-
-    def cut(data: bytes) -> Iterator[bytes]:
-        start = 0
-        for size in cycle(sizes):
-            if start >= len(data):
-                return
-            yield data[start : start + size]
-            start += size
-
-    return cut
-
-
 def play(history: Sequence[Act], config: WebSocketConfig, cut: Cut = whole, *, paused: bool = True) -> NodeUnderTest:
-    """Perform a history. `paused`: peers that the server does not read are not read."""
+    """Perform a history on a node of this configuration, with a store where that has one."""
     node = NodeUnderTest(config, StoreModel() if config.store.kind == "sqlite" else None, prompt=False)
-    node.advance(0.0001235)  # no round number: the smallest step of time should not change what is printed
-    for act in history:
-        perform(node, act, cut, paused=paused)
-        node.settle()
-        # The next one comes a microsecond later, however many steps this one took: what is due of both has one order.
-        node.advance((floor(node.now.mono * 1e6) + 1.5) / 1e6 - node.now.mono)
-        node.marks.append(len(node.history))
-    return node
-
-
-def perform(node: NodeUnderTest, act: Act, cut: Cut, *, paused: bool) -> None:
-    """Perform one act; one that nobody is there for is none."""
-    if act.do in AT_NODE:
-        AT_NODE[act.do](node, act.what)
-    elif act.do in AT_RUN:
-        runs = list(node.started if act.do == "late" else node.runs)
-        if runs:
-            AT_RUN[act.do](node, runs[act.who % len(runs)], act.what)
-    elif node.clients:
-        client = node.clients[act.who % len(node.clients)]
-        if act.do != "say":
-            AT_CLIENT[act.do](client)
-        elif not (paused and client.paused):
-            for read in cut(act.what):
-                client.send_bytes(read)
-                node.settle()
-
-
-def late(node: NodeUnderTest, run_id: str, what: object) -> None:
-    """What comes for a run that may be over."""
-    if run_id not in node.runs:
-        assert node.chunk(run_id, what) == node.tell(run_id, "reasoning") == node.fail(run_id) == []
-
-
-def stop(node: NodeUnderTest) -> None:
-    """Stop now: no agent goes on."""
-    node.step(StopRequested())
-    assert node.runs.keys() <= node.cancelled
-
-
-def command(node: NodeUnderTest, given: Command) -> None:
-    """What an operator wants; where it cannot be done, nothing is. Whoever is kept out is not there any more (A5)."""
-    before = node.gateway.wake_at
-    try:
-        node.step(given)
-    except ValueError:
-        assert node.gateway.wake_at == before
-    control, now = node.gateway.control, node.now
-    users = {block.name for block in control.blocks(now) if block.kind == "user"}
-    networks = [ip_network(block.name) for block in control.blocks(now) if block.kind == "address"]
-    for one in control.connections(now):
-        if one.phase in ("authenticating", "open"):
-            assert one.user_id not in users
-            assert one.address is None or not any(ip_address(one.address) in network for network in networks)
-
-
-def read_keys(node: NodeUnderTest, document: bytes | None) -> None:
-    """What becomes of reading the keys, where that is under way: a document, or none."""
-    if node.loading is None:
-        return
-    if document is None:
-        node.fail_keys()
-    else:
-        node.give_keys(document)
-
-
-AT_NODE: dict[str, Callable[[NodeUnderTest, Any], object]] = {
-    "open": lambda node, peer: node.open(peer),
-    "connect": lambda node, hello: node.open().send_bytes(hello),
-    "request": lambda node, asked: node.request(asked[0], denial=asked[1]),
-    "wait": lambda node, seconds: node.advance(seconds),
-    "wake": lambda node, _: node.step(TimerFired()),
-    "metrics": lambda node, body: node.scrapes and node.collected(body),
-    "jump": lambda node, seconds: node.jump(seconds),
-    "store": lambda node, fail: node.asked and node.answer(fail=fail),
-    "keys": read_keys,
-    "command": command,
-    "drain": lambda node, _: node.step(DrainRequested()),
-    "stop": lambda node, _: stop(node),
-}
-AT_RUN: dict[str, Callable[[NodeUnderTest, str, Any], object]] = {
-    "yield": lambda node, run_id, piece: node.chunk(run_id, piece),
-    "tell": lambda node, run_id, step: node.tell(run_id, *step),
-    "finish": lambda node, run_id, end: node.finish(run_id, **end),
-    "answer": lambda node, run_id, more: node.finish(run_id, node.said.get(run_id, "") + more),
-    "fail": lambda node, run_id, cause: node.fail(run_id, cause),
-    "began": lambda node, run_id, _: node.step(RunStarted(run_id)),
-    "late": late,
-}
-AT_CLIENT: dict[str, Callable[[Client], object]] = {
-    "eof": Client.eof,
-    "lose": Client.lose,
-    "block": Client.block,
-    "unblock": Client.unblock,
-}
+    return play_on(history, node, cut, paused=paused)
 
 
 # ── strategies ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,211 +106,7 @@ KEY, OTHER = pair("ES256"), pair("EdDSA", "k2")
 TOKENS = [token("ana"), token("eva"), token("ana", expires_in=70), "wrong"]
 TOKENS += [KEY.token("ana", unix=UNIX), OTHER.token("eva", unix=UNIX)]
 DOCUMENTS = [key_set(KEY.jwk()), key_set(KEY.jwk(exp=UNIX + 20), OTHER.jwk()), b"no keys", None]
-contents = st.sampled_from(["hi", "¿qué tal?", "x" * 300, "\u2028", "hi" * 600])
-names = st.sampled_from(["m1", "m2", "m3"])
-chats = st.fixed_dictionaries(
-    {"type": st.just("chat_message"), "content": contents},
-    optional={
-        "id": names,
-        "stream": st.sampled_from([True, True, False]),
-        "session_id": st.sampled_from(["s", "t", "u"]),
-    },
-)
-events = st.one_of(
-    st.builds(lambda name: {"type": "cancel", "correlation_id": name}, names),
-    st.builds(lambda n: {"type": "cancel", "run_id": f"id-{n}"}, st.integers(1, 20)),
-    st.just({"type": "ping", "id": "p"}),
-    st.builds(
-        lambda session, n, seq: {"type": "resume", "session_id": session, "epoch": f"id-{n}", "seq": seq},
-        st.sampled_from(["s", "t", "u", "id-1"]),
-        st.integers(1, 6),
-        st.integers(0, 9),
-    ),
-    st.builds(
-        lambda session, seq: {"type": "ack", "session_id": session, "seq": seq},
-        st.sampled_from("st"),
-        st.integers(0, 5),
-    ),
-    st.builds(lambda token: {"type": "auth", "token": token}, st.sampled_from(TOKENS)),
-    st.sampled_from(["no json", {"type": "nonsense"}, {"type": "ping", "more": 1}]),
-)
-good_frames = st.one_of(
-    st.builds(text, chats),
-    st.builds(text, chats),
-    st.builds(text, events),
-    st.builds(text, events),
-    st.builds(deflated, st.one_of(chats, events)),
-    st.builds(
-        lambda event, n: frame(TEXT, event[:n], fin=False, reserved=4) + frame(PING) + frame(0, event[n:]),
-        st.builds(lambda event: compressed(json.dumps(event).encode()), st.one_of(chats, events)), st.integers(0, 20),
-    ),
-    st.builds(lambda opcode, n: frame(opcode, b"p" * n), st.sampled_from([PING, PONG]), st.integers(0, 3)),
-    st.builds(lambda n: frame(PONG) * n, st.integers(1, 20)),
-    st.builds(
-        lambda a, b: frame(TEXT, b'{"type":', fin=False) + frame(PING) * a + frame(0, b"", fin=False) * b
-        + frame(0, b'"ping"}'),
-        st.integers(0, 2), st.integers(0, 2),
-    ),
-)  # fmt: skip
-bad_frames = st.one_of(
-    st.builds(lambda n: frame(PONG) * n, st.integers(35, 50)),
-    st.builds(lambda n: frame(TEXT, b'"', fin=False) + frame(0, b"", fin=False) * n, st.integers(0, 4)),
-    st.builds(lambda n: frame(TEXT, b'"' + b"x" * n), st.integers(1020, 1030)),
-    st.builds(close_frame, st.sampled_from([1000, 1001, 3000, None, 1005])),
-    st.builds(frame, st.sampled_from([TEXT, BINARY, 3, PING, 0]), st.binary(max_size=130), reserved=st.integers(0, 1)),
-    st.builds(lambda data: frame(TEXT, data), st.sampled_from([b"\xff", b"\xe2\x82", b"\xc3\x28", b"\xed\xa0\x80"])),
-    st.sampled_from([frame(PING, b"x", mask=False), frame(PING, b"", fin=False), frame(8, b"\x03")]),
-    st.builds(lambda n: frame(TEXT, compressed(b" " * n), reserved=4), st.integers(1020, 1030)),
-    st.builds(lambda data, fin: frame(TEXT, data, fin=fin, reserved=4), st.binary(max_size=20), st.booleans()),
-    st.builds(lambda data: deflated("{}")[:-1] + data, st.binary(min_size=1, max_size=3)),
-    st.binary(max_size=20),
-)
-hellos = st.sampled_from(
-    [upgrade()] * 2
-    + [upgrade("/", OFFER)] * 2
-    + [upgrade("/", f"Authorization: Bearer {TOKENS[0]}"), upgrade("/", f"Authorization: Bearer {TOKENS[1]}")] * 2
-    + [upgrade() + text({"type": "auth", "token": one}) for one in TOKENS[2:]]
-    + [upgrade("/", f"Authorization: Bearer {one}") + text(chat()) for one in TOKENS[4:]]
-)
-asked = st.tuples(
-    st.one_of(
-        hellos,
-        hellos,
-        st.sampled_from([
-            upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), request("/healthz"), request(),
-            request("/metrics"), request("/readyz", method="HEAD"), request("/readyz", method="OPTIONS"),
-            request("/", method="POST"),
-            upgrade("/", "Origin: https://evil.example"), upgrade("/", "Sec-WebSocket-Protocol: a, qaws.v1"),
-            upgrade() + text(chat()) + text({"type": "ping"}), upgrade("/", "Authorization: Bearer wrong"),
-        ]),
-    ),
-    st.booleans(),
-)  # fmt: skip
-settings = st.one_of(
-    st.tuples(st.sampled_from(sorted(set(CHANGEABLE) - {"security.rate_limiting.enabled"})), st.integers(1, 9)),
-    st.tuples(st.sampled_from(["agent.budget.per_day", "limits.connections_per_minute"]), st.none()),
-    st.tuples(st.sampled_from(["security.rate_limiting.enabled", "security.rate_limiting.dry_run"]), st.booleans()),
-    st.tuples(st.sampled_from(["agent.budget.per_day", "agent.budget.reserve", "agent.timeout", "nothing"]),
-              st.sampled_from([0, 1, 300, 0.5, "x"])),
-)  # fmt: skip
-users, peers = st.sampled_from(["ana", "eva"]), st.sampled_from(["192.0.2.1", "192.0.2.0/24", "2001:db8::/32"])
-seconds = st.sampled_from([None, 2.0, 60])
-commands = st.one_of(
-    st.builds(lambda user, time: UserBlocked("ops", "", user, time), users, seconds),
-    st.builds(lambda user: UserUnblocked("ops", "", user), users),
-    st.builds(lambda peer, time: AddressBlocked("ops", "", peer, time), peers, seconds),
-    st.builds(lambda peer: AddressUnblocked("ops", "", peer), peers),
-    st.builds(lambda user: UserRevoked("ops", "", user), users),
-    st.builds(lambda jti: TokenRevoked("ops", "", jti), st.sampled_from("tu")),
-    st.builds(lambda number: DisconnectRequested("ops", "", number), st.integers(0, 6)),
-    st.builds(lambda user, session: DisconnectRequested("ops", "", None, user, session),
-              st.none() | users, st.none() | st.sampled_from("st")),
-    st.builds(lambda changes: LimitsChanged("ops", "", dict(changes)), st.lists(settings, max_size=2)),
-)  # fmt: skip
-heads = st.one_of(
-    hellos,
-    st.sampled_from([
-        upgrade("/x"), upgrade("/?token=x"), upgrade("/", "Content-Length: 1"), b"GET / HTTP/1.1\n",
-        b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", request("/metrics"), b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n",
-        upgrade("/", "Origin: https://evil.example"), upgrade()[:-10],
-    ]),
-)  # fmt: skip
-good = st.lists(good_frames, min_size=1, max_size=4).map(b"".join)
-bad = st.builds(
-    lambda before, wrong, after: before + wrong + after,
-    st.one_of(st.just(b""), good),
-    bad_frames,
-    st.one_of(st.just(b""), good),
-)
-partial = st.builds(lambda data, n: data[: n % (len(data) + 1)] or data, good, st.integers(0, 400))
-pieces = st.sampled_from(
-    ["a", "bc", "ñ", "x" * 200, "x" * 1000, "", "a", "bc", "\ud800", "\ud83d\ude00", None, b"bytes"]
-)
-steps = st.tuples(
-    st.sampled_from(["reasoning", "tool_started", "tool_finished"] * 3 + ["nonsense"]),
-    st.sampled_from([None, "", "search", "\udfff"]),
-    st.sampled_from([None, "x", "x" * 500]),
-)
-ends = st.fixed_dictionaries(
-    {},
-    optional={"content": pieces, "reasoning_steps": st.just(("think",)), "tools_used": st.sampled_from([(1,), ("t",)])},
-)
-
-
-def act(*do: str, who: int = 5, what: st.SearchStrategy[Any] | None = None) -> st.SearchStrategy[Act]:
-    """One of these, by or to the first few there are."""
-    fields = st.sampled_from(do), st.integers(0, who), st.none() if what is None else what
-    return st.tuples(*fields).map(Act._make)
-
-
-agent_acts = st.one_of(
-    act("yield", what=pieces),
-    act("yield", what=pieces),
-    act("tell", what=steps),
-    act("finish", what=ends),
-    act("answer", what=st.sampled_from(["", "more"])),
-    act("fail", what=st.sampled_from([None, RuntimeError("x")])),
-    act("began", "late", what=st.just("late")),
-    act("wait", what=st.sampled_from([0.01, 0.04])),
-    act("store", what=st.sampled_from([False] * 4 + [True])),
-    act("store", what=st.just(False)),
-)
-peer_acts = st.one_of(
-    act("connect", what=hellos),
-    act("request", what=asked),
-    act("say", what=good),
-    act("say", what=partial),
-    act("block", "block", "unblock"),
-    act("eof", "lose"),
-)
-rare_acts = st.one_of(
-    act("say", what=bad),
-    act("say", what=st.one_of(heads, heads.map(lambda head: head + text(chat())))),
-    act("open", what=st.sampled_from(["192.0.2.1", "2001:db8::1", None])),
-    act("wait", what=st.sampled_from([0.5, 1.0, 3.0, 7.0, 30.0])),
-    act("wake"),
-    act("metrics", what=st.sampled_from([b"m 1\n", None])),
-    act("keys", what=st.sampled_from(DOCUMENTS)),
-    act("jump", what=st.sampled_from([-5000.0, -1.0, 60.0, 5000.0, 86_400.0])),
-)
-talk = st.tuples(act("say", what=st.builds(text, chats)), st.lists(agent_acts, max_size=6)).map(
-    lambda parts: [parts[0], *parts[1]]
-)
-streamed = st.tuples(
-    act("say", what=st.builds(lambda content: text(chat(content, stream=True)), contents)),
-    act("yield", what=pieces),
-    act("yield", what=pieces),
-    act("answer", what=st.sampled_from(["", "more"])),
-).map(list)
-slow = st.tuples(act("block", who=1), talk, act("unblock", who=1), talk).map(
-    lambda parts: [parts[0], *parts[1], parts[2], *parts[3]]
-)
-kept_out = st.tuples(
-    act("connect", what=st.just(upgrade("/", f"Authorization: Bearer {TOKENS[0]}"))),
-    talk,
-    act("command", what=st.sampled_from([
-        UserBlocked("ops", "", "ana"), UserBlocked("ops", "", "ana", 5.0), UserRevoked("ops", "", "ana"),
-        TokenRevoked("ops", "", "t"), AddressBlocked("ops", "", "192.0.2.0/28", 1.0),
-        DisconnectRequested("ops", "", session_id="s"),
-    ])),
-).map(lambda parts: [parts[0], *parts[1], parts[2]])  # fmt: skip
-scenes = st.one_of(
-    talk,
-    talk,
-    streamed,
-    slow,
-    st.lists(peer_acts, min_size=1, max_size=3),
-    st.lists(rare_acts, min_size=1, max_size=2),
-    st.lists(act("command", what=commands), min_size=1, max_size=2),
-    kept_out,
-)
-connects = st.one_of(act("connect", who=0, what=hellos), act("request", who=0, what=st.tuples(hellos, st.booleans())))
-stops = act("drain", "drain", "stop", who=0)
-histories = st.tuples(
-    st.lists(connects, min_size=1, max_size=3),
-    st.lists(scenes, min_size=3, max_size=16),
-    st.one_of(st.just([]), st.tuples(st.lists(stops, min_size=1, max_size=2), st.lists(peer_acts, max_size=4))),
-).map(lambda parts: [*parts[0], *chain(*parts[1]), *chain(*parts[2])])
+histories = strategies.histories(tokens=TOKENS, keys=DOCUMENTS)
 configs = st.sampled_from(sorted(CONFIGS))
 all_configs = st.sampled_from(sorted(CONFIGS | STORED))
 

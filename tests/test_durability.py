@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from qaws_proto.effects import SaveRecords
 from qaws_proto.testing.client import Client
+from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import counter
 from qaws_proto.testing.store import StoreModel
 from tests.helpers.node import NodeUnderTest
-from tests.test_contract import STORED, Act, histories, play
+from tests.test_contract import STORED, histories, play
 
 
 def heard_in_sessions(client: Client, owner: str) -> list[tuple[tuple[str, str], dict[str, Any]]]:

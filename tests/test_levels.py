@@ -29,24 +29,22 @@ from qaws_proto import WebSocketConfig
 from qaws_proto.effects import Drained, Effect, Note, PauseReading, ResumeReading, RunEffect
 from qaws_proto.inputs import Input
 from qaws_proto.testing.client import Client
+from qaws_proto.testing.histories import Act, perform
 from qaws_proto.testing.node import configure, token
 from qaws_proto.testing.peer import BINARY, CLOSE, PING, PONG, TEXT, chat, close_frame, frame, text, upgrade
-from tests.helpers.node import NodeUnderTest
-from tests.test_contract import (
-    NEAR,
-    RATES,
-    Act,
+from qaws_proto.testing.strategies import (
     act,
     agent_acts,
-    asked,
+    bad_events,
     chats,
     contents,
-    events,
-    perform,
+    other_events,
     pieces,
+    requests,
     stops,
-    whole,
 )
+from tests.helpers.node import NodeUnderTest
+from tests.test_contract import NEAR, RATES, TOKENS
 
 DAY = 86_400
 FAR = {
@@ -113,7 +111,7 @@ class Level(NodeUnderTest):
             elif each.do == "say" and self.clients:
                 self._say(self.clients[each.who % len(self.clients)], each.what)
             elif each.do != "say":
-                perform(self, each, whole, paused=False)
+                perform(self, each, paused=False)
             self.settle()
             yield self._turn([effect for _, _, effects in self.history[begin:] for effect in effects])
 
@@ -175,9 +173,9 @@ def check_levels(history: Sequence[Act], config: WebSocketConfig) -> None:
 
 ping = text({"type": "ping", "id": "p" * 60})
 good_messages = st.one_of(
-    st.builds(text, chats),
-    st.builds(text, chats),
-    st.builds(text, events),
+    st.builds(text, chats()),
+    st.builds(text, chats()),
+    st.builds(text, st.one_of(*[other_events(TOKENS)] * 3, bad_events())),
     st.sampled_from([ping, frame(PING, b"now"), frame(PONG)]),
     st.builds(
         lambda pieces: frame(TEXT, b'{"type":', fin=False) + frame(PING) + frame(0, b"", fin=False) * pieces
@@ -201,14 +199,14 @@ messages = st.lists(good_messages, min_size=1, max_size=4)
 lapses = st.tuples(st.lists(good_messages, max_size=2), bad_messages, st.lists(good_messages, max_size=1)).map(
     lambda parts: [*parts[0], parts[1], *parts[2]]
 )
-requests = act("request", who=0, what=asked.map(lambda pair: pair[0]))
-talk = st.tuples(act("say", what=st.builds(text, chats).map(lambda one: [one])), st.lists(agent_acts, max_size=6)).map(
-    lambda parts: [parts[0], *parts[1]]
-)
+asks = act("request", who=0, what=requests(TOKENS))
+talk = st.tuples(
+    act("say", what=st.builds(text, chats()).map(lambda one: [one])), st.lists(agent_acts(), max_size=6)
+).map(lambda parts: [parts[0], *parts[1]])
 streamed = st.tuples(
-    act("say", what=contents.map(lambda content: [text(chat(content, stream=True))])),
-    act("yield", what=pieces),
-    act("yield", what=pieces),
+    act("say", what=contents().map(lambda content: [text(chat(content, stream=True))])),
+    act("yield", what=pieces()),
+    act("yield", what=pieces()),
     act("answer", what=st.sampled_from(["", "more"])),
 ).map(list)
 slow = st.tuples(
@@ -216,7 +214,7 @@ slow = st.tuples(
     st.lists(act("say", who=1, what=lapses), max_size=1), act("unblock", who=1), talk,
 ).map(lambda parts: [parts[0], *parts[1], parts[2], *parts[3], parts[4], *parts[5]])  # fmt: skip
 peer_acts = st.one_of(
-    requests,
+    asks,
     act("say", what=messages),
     act("say", what=messages),
     act("say", what=lapses),
@@ -226,9 +224,9 @@ peer_acts = st.one_of(
 )
 scenes = st.one_of(talk, streamed, slow, st.lists(peer_acts, min_size=1, max_size=3))
 histories = st.tuples(
-    st.lists(requests, min_size=1, max_size=3),
+    st.lists(asks, min_size=1, max_size=3),
     st.lists(scenes, min_size=3, max_size=14),
-    st.one_of(st.just([]), st.tuples(st.lists(stops, min_size=1, max_size=2), st.lists(peer_acts, max_size=4))),
+    st.one_of(st.just([]), st.tuples(st.lists(stops(), min_size=1, max_size=2), st.lists(peer_acts, max_size=4))),
 ).map(lambda parts: [*parts[0], *chain(*parts[1]), *chain(*parts[2])])
 
 HELLO = Act("request", what=upgrade())

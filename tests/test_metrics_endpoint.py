@@ -14,11 +14,12 @@ from qaws_proto.events import ClientEvent
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import DrainRequested, MetricsCollected
 from qaws_proto.testing.client import Client
+from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import configure, token
 from qaws_proto.testing.peer import close_frame, request, upgrade
 from qaws_proto.testing.store import StoreModel
 from tests.helpers.node import NodeUnderTest
-from tests.test_contract import CONFIGS, STORED, Act, all_configs, histories, play
+from tests.test_contract import CONFIGS, STORED, all_configs, histories, play
 
 TOKEN = "letters-of-Prometheus_0123456789"
 PAGE = "http://localhost:3000"

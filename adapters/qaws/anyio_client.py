@@ -36,7 +36,7 @@ from qaws_proto.client.io import (
 from qaws_proto.events import CONTENT_LENGTH, AgentResponse, ChatMessage, ErrorEvent, ServerEvents
 
 from .auth import WebSocketAuth
-from .client_driver import ClientDriver, Token
+from .client_driver import ClientDriver, Surroundings, Token
 from .client_errors import AnswerTimeout, AuthenticationError, ClientError, ClosedError, of_fault
 from .client_inbox import Answer, Gate, Inbox, size_of
 from .client_transport import parse_address
@@ -56,6 +56,8 @@ class QAWebSocketClient:
     Once it is connected it stays so: a connection that breaks is made anew, and what was missed is heard then. Its
     methods may be called from several tasks of one event loop at once.
     """
+
+    _around = Surroundings()  # this machine; `qaws.testing` has others
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class QAWebSocketClient:
             Disconnected: self._disconnected,
             Ended: lambda effect: self._end(effect.error),
         }
-        return ClientDriver(self._address, self._context, settings, self._token, self._gate, perform)
+        return ClientDriver(self._address, self._context, settings, self._token, self._gate, perform, self._around)
 
     # ── talking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

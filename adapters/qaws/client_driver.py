@@ -10,7 +10,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -32,9 +32,22 @@ from qaws_proto.client.io import (
 
 from .client_inbox import Gate
 from .client_transport import LINGER, Address, ClientTransport
-from .host import AnyioHost
+from .host import AnyioHost, TaskHost
 
 Token = str | Callable[[], str | Awaitable[str]]
+
+
+def _both_clocks() -> Now:
+    return Now(time.monotonic(), time.time())
+
+
+class Surroundings(NamedTuple):
+    """What a client stands on: this machine, unless a test says otherwise."""
+
+    clock: Callable[[], Now] = _both_clocks
+    host: Callable[[Callable[[], None]], TaskHost] = AnyioHost
+    transport: Callable[..., ClientTransport] = ClientTransport
+    jitter: Callable[[], float] = random.random  # 0 up to 1
 
 
 class ClientDriver:
@@ -48,13 +61,16 @@ class ClientDriver:
         token: Token | None,
         gate: Gate,
         perform: Mapping[type, Callable[[Any], None]],
+        around: Surroundings,
     ) -> None:
         """`perform` is what the caller does with the effects that are for it: Deliver, Welcomed, Disconnected, Ended.
 
         Raises ValueError where the settings cannot stand in an HTTP request.
         """
         self.token_error: BaseException | None = None  # what the last token could not be got for
-        self._node = Client(settings, ids=lambda: secrets.token_hex(16), jitter=random.random)
+        self._node = Client(settings, ids=lambda: secrets.token_hex(16), jitter=around.jitter)
+        self._clock = around.clock
+        self._connection = around.transport
         self._address = address
         self._context = context
         self._gate = gate
@@ -64,7 +80,7 @@ class ClientDriver:
         self._performing = False
         self._transport: ClientTransport | None = None
         self._fetching: anyio.CancelScope | None = None
-        self._host = AnyioHost(lambda: self.feed(TimerFired()))
+        self._host = around.host(lambda: self.feed(TimerFired()))
         self._perform: dict[type, Callable[[Any], None]] = {
             OpenTransport: self._open_transport,
             SendData: self._send_data,
@@ -84,7 +100,7 @@ class ClientDriver:
         self._performing = True
         try:
             while self._inputs:
-                now = Now(time.monotonic(), time.time())  # 2. read both clocks once
+                now = self._clock()  # 2. read both clocks once
                 for effect in self._node.step(self._inputs.popleft(), now):  # 3. step
                     self._perform[type(effect)](effect)  # 4. perform the effects in order
         finally:
@@ -113,7 +129,7 @@ class ClientDriver:
             self.feed(event)
 
     def _open_transport(self, effect: OpenTransport) -> None:
-        self._transport = ClientTransport(self._address, self._context, self._gate, self._host, self._told)
+        self._transport = self._connection(self._address, self._context, self._gate, self._host, self._told)
         self._transport.open()
 
     def _send_data(self, effect: SendData) -> None:

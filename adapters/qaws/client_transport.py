@@ -18,7 +18,7 @@ import anyio.lowlevel
 from qaws_proto.client.io import ClientInput, DataReceived, TransportFailed, TransportLost, TransportOpened
 
 from .client_inbox import Gate
-from .host import AnyioHost
+from .host import TaskHost
 
 READ = 64 * 1024  # bytes
 UNSENT = 64 * 1024  # bytes beyond which nothing more is read: a server that floods us with pings has to read as well
@@ -82,7 +82,7 @@ class ClientTransport:
         address: Address,
         context: ssl.SSLContext | None,
         gate: Gate,
-        host: AnyioHost,
+        host: TaskHost,
         tell: Callable[[ClientTransport, ClientInput], None],
     ) -> None:
         """`context` is for TLS (None: without); while `gate` is shut nothing is read, and nothing is opened."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from math import ceil, inf
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -23,6 +23,23 @@ LOGGER = logging.getLogger("qaws.node")
 
 Work = Callable[..., Coroutine[Any, Any, None]]
 Spawn = Callable[..., None]  # runs an async function, with its arguments, in a task of its own
+
+
+class TaskHost(Protocol):
+    """Tasks and the one timer, however they are run."""
+
+    def spawn(self, work: Work, *arguments: object) -> None:
+        """Run an async function in a task of its own."""
+
+    def wake_at(self, deadline: float | None) -> None:
+        """Call what it was made with at this time of the monotonic clock; None: no need to."""
+
+    @property
+    def running(self) -> int:
+        """Tasks that have not ended."""
+
+    async def finish(self, patience: float) -> None:
+        """End the timer, and wait so many seconds for the tasks."""
 
 
 class AnyioHost:

@@ -271,7 +271,8 @@ class NodeUnderTest:
         for client in self.clients.values():
             held = gateway.buffered_bytes(client.number)
             assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
-            assert held <= (0 if client.dropped else client.read + self._bound), f"C7: {held} bytes held"
+            bound = self._bound if client.stream.head else max(self._bound, self.config.limits.head_size)
+            assert held <= (0 if client.dropped else client.read + bound), f"C7: {held} bytes held"
         assert gateway.connections == sum(not client.dropped for client in self.clients.values())
         assert sum(isinstance(effect, SaveRecords) for effect in self.asked) <= 1, "two saves at once"
         if self.prompt and self.asked:

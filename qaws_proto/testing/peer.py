@@ -6,8 +6,13 @@ import json
 import zlib
 from typing import Any
 
-MASK = b"\x37\xfa\x21\x3d"  # RFC 6455 section 5.7
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+from .frames import BINARY, CLOSE, MASK, PING, PONG, TEXT, Frame
+
+__all__ = [
+    "BINARY", "CLOSE", "PING", "PONG", "REMOVED", "TEXT", "chat", "close_frame", "compressed", "deflated",
+    "finished", "frame", "request", "text", "upgrade",
+]  # fmt: skip
+
 REMOVED = b"\x00\x00\xff\xff"  # from the end of each compressed message (RFC 7692 section 7.2.1)
 
 
@@ -27,18 +32,7 @@ def upgrade(path: str = "/", *headers: str) -> bytes:
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True, reserved: int = 0) -> bytes:
     """A frame as a client sends it (RFC 6455 section 5.2), or a wrong one."""
-    first = (0x80 if fin else 0) | reserved << 4 | opcode
-    flag, length = 0x80 if mask else 0, len(payload)
-    if length < 126:
-        head = bytes((first, flag | length))
-    elif length < 65536:
-        head = bytes((first, flag | 126)) + length.to_bytes(2)
-    else:
-        head = bytes((first, flag | 127)) + length.to_bytes(8)
-    if not mask:
-        return head + payload
-    key = (MASK * (length // 4 + 1))[:length]
-    return head + MASK + (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(length)
+    return Frame(opcode, payload, fin, reserved, MASK if mask else None).dump()
 
 
 def text(event: object) -> bytes:
@@ -67,3 +61,9 @@ def compressed(payload: bytes, *, level: int = 6, window: int = 15, strategy: in
     stream = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     assert stream.endswith(REMOVED)
     return stream[:-4]
+
+
+def finished(payload: bytes, *, level: int = 6, window: int = 15) -> bytes:
+    """A message in a stream that has a final block, and the header of the empty one behind it (section 7.2.3.4)."""
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -window)
+    return compressor.compress(payload) + compressor.flush(zlib.Z_FINISH) + b"\x00"

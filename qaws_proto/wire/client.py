@@ -34,7 +34,18 @@ class Rejected(NamedTuple):
 class ClientLink:
     """Bytes to messages and messages to bytes, on the client's side. One connection, one object."""
 
-    __slots__ = ("_closed", "_frames", "_head", "_hints", "_http", "_key", "_subprotocols", "_verdict", "request")
+    __slots__ = (
+        "_closed",
+        "_frames",
+        "_head",
+        "_hints",
+        "_http",
+        "_key",
+        "_searched",
+        "_subprotocols",
+        "_verdict",
+        "request",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class ClientLink:
         self._subprotocols = tuple(subprotocols)
         self._http = h11.Connection(h11.CLIENT)
         self._head = bytearray()  # what has come of the answer to the upgrade
+        self._searched = 0  # so many bytes of it have no end of a head
         self._hints = 0
         self._frames = Frames(client=True, max_message=max_message, max_fragments=1 << 20)
         self._verdict: Accepted | Rejected | None = None
@@ -116,11 +128,13 @@ class ClientLink:
         while self._hints <= MAX_HINTS:
             if not self._head.startswith(b"HTTP/1."[: len(self._head)]):
                 return Rejected(0, None, "no HTTP answer")
-            end = _END.search(self._head, 0, MAX_ANSWER)
+            end = _END.search(self._head, self._searched, MAX_ANSWER)
             if end is None:
+                self._searched = max(0, len(self._head) - 3)  # one that is begun
                 return None if len(self._head) < MAX_ANSWER else Rejected(0, None, "the answer's head is too long")
             self._http.receive_data(bytes(self._head[: end.end()]))
             del self._head[: end.end()]
+            self._searched = 0
             try:
                 answer = self._http.next_event()
             except h11.RemoteProtocolError as error:

@@ -26,12 +26,13 @@ from qaws_proto.config import MetricsConfig
 from qaws_proto.effects import CollectMetrics, LoadSession, Note, SaveRecords
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import Input
+from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import configure, token
 from qaws_proto.testing.peer import close_frame
 from tests.helpers.node import NodeUnderTest
 from tests.helpers.scrape import Samples, needs_promtool, promtool, samples, series
 from tests.helpers.scripted_metrics import measured, scripted
-from tests.test_contract import CONFIGS, STORED, Act, all_configs, histories, play
+from tests.test_contract import CONFIGS, STORED, all_configs, histories, play
 
 from .byte_servers import echo
 from .peers import open_config

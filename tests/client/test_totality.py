@@ -27,9 +27,9 @@ from qaws_proto.client.io import (
     TransportOpened,
 )
 from qaws_proto.events import ChatMessage
+from qaws_proto.testing.strategies import frame_streams
 from qaws_proto.wire.frames import Frames, text_frame
 from tests.client.scripted import EPOCH, SESSION, ClientUnderTest
-from tests.helpers.wire import streams
 
 _few = st.integers(0, 6)
 _numbers = st.one_of(_few, _few, _few, st.sampled_from([-1, 2**53 - 1, 2**53, 10**30]))
@@ -85,7 +85,7 @@ _good = EVENTS.map(lambda event: text_frame(json.dumps(event).encode()))
 _close = st.sampled_from([1000, 1002, 1012, 4401, 4429]).map(
     lambda code: Frames(client=False, max_message=1, max_fragments=1).close(code)
 )
-_data = st.one_of(_good, _good, _good, _good, streams(client=True), st.binary(max_size=40), _close)
+_data = st.one_of(_good, _good, _good, _good, frame_streams(client=True), st.binary(max_size=40), _close)
 _chats = _ids.map(lambda message_id: ChatMessage(type="chat_message", content="hi", id=message_id))
 _INPUTS: list[st.SearchStrategy[ClientInput]] = [
     st.just(ConnectRequested()), st.just(TransportOpened()), st.just(TransportFailed("x")), st.just(TransportLost()),

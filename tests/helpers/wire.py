@@ -1,4 +1,4 @@
-"""Bytes for the wire: every way to cut them into reads, frames good and bad, and a simple decoder to compare with.
+"""A simple decoder of frames to compare with, and what is heard of them in reads.
 
 The decoder looks at a whole byte string at once and knows no state but its place in it. It is written from RFC 6455
 and RFC 3629, not from our code, and says for each thing also the byte at which it becomes certain.
@@ -7,169 +7,13 @@ and RFC 3629, not from our code, and says for each thing also the byte at which 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
-from hypothesis import strategies as st
-
 from qaws_proto.faults import Fault
+from qaws_proto.testing.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, masked
 from qaws_proto.wire.frames import FrameEvent, Frames
-
-MASK = b"\x12\x34\x56\x78"
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-
-
-# ── cutting into reads ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Cut(NamedTuple):
-    """Some bytes, and the reads that they come in."""
-
-    data: bytes
-    reads: list[bytes]
-
-
-def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """The bytes in pieces, cut at these places; a place named twice makes an empty piece."""
-    edges = [0, *sorted(places), len(data)]
-    return [data[begin:end] for begin, end in pairwise(edges)]
-
-
-def byte_by_byte(data: bytes) -> list[bytes]:
-    """The bytes in reads of one."""
-    return cut(data, range(1, len(data)))
-
-
-def splits(data: bytes) -> st.SearchStrategy[list[bytes]]:
-    """Every way to cut the bytes into reads: whole, byte by byte, and all between; some reads are empty."""
-    places = st.lists(st.integers(0, len(data)), max_size=8)
-    return st.one_of(st.just([data]), st.just(byte_by_byte(data)), places.map(lambda at: cut(data, at)))
-
-
-def cuts(source: st.SearchStrategy[bytes]) -> st.SearchStrategy[Cut]:
-    """Bytes of the source, cut into reads in every way."""
-    return source.flatmap(lambda data: splits(data).map(lambda reads: Cut(data, reads)))
-
-
-# ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame as it goes over the wire. `width` and `length` may lie about the payload; no mask is a server's."""
-
-    opcode: int
-    payload: bytes = b""
-    fin: bool = True
-    rsv: int = 0
-    mask: bytes | None = MASK
-    width: int | None = None  # bytes of the extended length: 0, 2 or 8; None takes as few as will do
-    length: int | None = None  # what the header declares; None tells the truth
-
-    def dump(self) -> bytes:
-        """The frame's bytes."""
-        length = len(self.payload) if self.length is None else self.length
-        width = self.width
-        if width is None:
-            width = 0 if length < 126 else 2 if length < 65536 else 8
-        short = {0: length & 0x7F, 2: 126, 8: 127}[width]
-        first = self.fin << 7 | self.rsv << 4 | self.opcode
-        head = bytes((first, (self.mask is not None) << 7 | short))
-        head += (length % (1 << 8 * width)).to_bytes(width, "big")
-        return head + (self.payload if self.mask is None else self.mask + masked(self.payload, self.mask))
-
-
-def masked(payload: bytes, key: bytes) -> bytes:
-    """The payload masked, or unmasked (RFC 6455 section 5.3)."""
-    return bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
-
-
-def dump(frames: Iterable[Frame]) -> bytes:
-    """The bytes of frames in a row."""
-    return b"".join(frame.dump() for frame in frames)
-
-
-def close_payload(code: int, reason: bytes = b"") -> bytes:
-    """The payload of a Close with a code."""
-    return code.to_bytes(2, "big") + reason
-
-
-def fragmented(opcode: int, pieces: Sequence[bytes]) -> list[Frame]:
-    """One message in as many frames as there are pieces."""
-    last = len(pieces) - 1
-    return [Frame(CONTINUATION if at else opcode, piece, fin=at == last) for at, piece in enumerate(pieces)]
-
-
-_SCRAPS = st.sampled_from(
-    [b"a", b"{}", "ñ".encode(), "€".encode(), "😀".encode(), b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90", b"\xff",
-     b"\xe2\x82", b"\xf0\x9f", b"\x80"]
-)  # fmt: skip
-_nearly_utf8 = st.lists(_SCRAPS, max_size=5).map(b"".join)
-_utf8 = st.text(max_size=40).map(str.encode)
-_small = st.binary(max_size=20)
-_control = st.builds(Frame, st.sampled_from((PING, PONG)), st.one_of(_small, st.binary(min_size=124, max_size=125)))
-
-
-@st.composite
-def _pieces(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> list[bytes]:
-    data = draw(source)
-    return cut(data, draw(st.lists(st.integers(0, len(data)), max_size=4)))
-
-
-@st.composite
-def _message(draw: st.DrawFn, text: st.SearchStrategy[bytes]) -> list[Frame]:
-    """A message in fragments, with control frames between them."""
-    opcode, source = draw(st.sampled_from([(TEXT, text), (BINARY, _small)]))
-    frames: list[Frame] = []
-    for frame in fragmented(opcode, draw(_pieces(source))):
-        frames += [*draw(st.lists(_control, max_size=1)), frame]
-    return frames
-
-
-@st.composite
-def good_frames(draw: st.DrawFn) -> list[Frame]:
-    """Messages and control frames with nothing wrong in them, as a client sends them."""
-    parts = draw(st.lists(st.one_of(_message(_utf8), _control.map(lambda frame: [frame])), max_size=5))
-    return [replace(frame, mask=draw(st.binary(min_size=4, max_size=4))) for part in parts for frame in part]
-
-
-_close = st.builds(
-    Frame,
-    st.just(CLOSE),
-    st.one_of(
-        st.just(b""),
-        st.binary(max_size=3),
-        st.builds(close_payload, st.integers(0, 5100), _nearly_utf8),
-        st.builds(close_payload, st.sampled_from((1000, 1001, 1005, 1006, 1014, 1015, 3000, 4999)), _utf8),
-    ).filter(lambda payload: len(payload) < 126),
-)
-_any_frame = st.builds(
-    Frame,
-    opcode=st.integers(0, 15),
-    payload=st.one_of(_small, st.binary(min_size=124, max_size=128)),
-    fin=st.booleans(),
-    rsv=st.sampled_from((0, 0, 0, 1, 2, 4, 7)),
-    mask=st.sampled_from((MASK, MASK, MASK, None)),
-    width=st.sampled_from((None, None, None, 0, 2, 8)),
-    length=st.one_of(st.none(), st.none(), st.integers(0, 300), st.integers(0, (1 << 64) - 1)),
-)
-
-
-@st.composite
-def streams(draw: st.DrawFn, *, client: bool = False) -> bytes:
-    """What a peer may send to a server (or to a client), good, broken, cut off, or not frames at all."""
-    single = st.one_of(_close, _any_frame).map(lambda frame: [frame])
-    parts = draw(st.lists(st.one_of(_message(_nearly_utf8), _message(_utf8), single), max_size=6))
-    frames = [frame for part in parts for frame in part]
-    if client:
-        frames = [replace(frame, mask=MASK if frame.mask is None else None) for frame in frames]
-    data = dump(frames) + draw(st.one_of(st.just(b""), _small))
-    return data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))]
-
-
-# ── what is heard, and what should be ────────────────────────────────────────────────────────────────────────────────
 
 
 class Heard(NamedTuple):

@@ -17,26 +17,14 @@ from websockets.frames import Opcode as ForeignOpcode
 
 from qaws_proto.config import DEFLATE_OVERHEAD, DEFLATE_SLICE, CompressionConfig
 from qaws_proto.faults import Fault
-from qaws_proto.testing.peer import REMOVED, compressed
+from qaws_proto.testing.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, byte_by_byte, cut, dump
+from qaws_proto.testing.peer import REMOVED, compressed, finished
 from qaws_proto.testing.server_stream import inflated
+from qaws_proto.testing.strategies import badly_compressed, compressed_messages, splits
 from qaws_proto.wire.deflate import Deflate
 from qaws_proto.wire.frames import Encoded, Frames, text_frame
-from tests.helpers.deflate import finished, messages, verdicts, wrong
-from tests.helpers.wire import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Frame,
-    Heard,
-    byte_by_byte,
-    cut,
-    dump,
-    listen,
-    splits,
-)
+from tests.helpers.deflate import verdicts
+from tests.helpers.wire import Heard, listen
 
 M = 20_000
 HEADER = 14  # bytes of the longest frame header
@@ -196,7 +184,10 @@ def check_held(frames: Frames, max_message: int = M) -> None:
 @pytest.mark.row("F6")
 @pytest.mark.clause("C3")
 @pytest.mark.clause("C7")
-@given(st.lists(st.tuples(st.sampled_from([TEXT, BINARY]), messages(_TEXTS), st.booleans()), max_size=3), st.data())
+@given(
+    st.lists(st.tuples(st.sampled_from([TEXT, BINARY]), compressed_messages(_TEXTS), st.booleans()), max_size=3),
+    st.data(),
+)
 def test_what_a_client_compresses_is_read(
     sent: list[tuple[int, tuple[bytes, bytes], bool]], data: st.DataObject
 ) -> None:
@@ -219,7 +210,9 @@ def test_what_a_client_compresses_is_read(
 @pytest.mark.clause("C3")
 @pytest.mark.clause("C7")
 @given(
-    st.one_of(wrong(_TEXTS), messages(_TEXTS).map(lambda both: both[1])), st.sampled_from([0, 10, 400, M]), st.data()
+    st.one_of(badly_compressed(_TEXTS), compressed_messages(_TEXTS).map(lambda both: both[1])),
+    st.sampled_from([0, 10, 400, M]),
+    st.data(),
 )
 @example(b"\x00", 0, None)
 @example(b"\x01", 0, None)

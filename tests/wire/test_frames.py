@@ -11,8 +11,7 @@ from wsproto.connection import SERVER, Connection
 from wsproto.events import TextMessage
 
 from qaws_proto.faults import Fault
-from qaws_proto.wire.frames import Encoded, Frames, text_frame
-from tests.helpers.wire import (
+from qaws_proto.testing.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -22,20 +21,15 @@ from tests.helpers.wire import (
     TEXT,
     Cut,
     Frame,
-    Heard,
     byte_by_byte,
     close_payload,
     cut,
-    cuts,
-    decode,
     dump,
     fragmented,
-    good_frames,
-    listen,
-    said_in_reads,
-    splits,
-    streams,
 )
+from qaws_proto.testing.strategies import cuts, frame_streams, good_frames, splits
+from qaws_proto.wire.frames import Encoded, Frames, text_frame
+from tests.helpers.wire import Heard, decode, listen, said_in_reads
 
 M = 70_000
 HEADER = 14  # bytes of the longest frame header
@@ -69,7 +63,7 @@ def violated(at: int, fault: Fault) -> Heard:
 @given(st.data(), st.sampled_from((1, 10, 40, 126, 300)), st.sampled_from((1, 2, 4)))
 def test_any_bytes_in_any_reads(is_client: bool, data: st.DataObject, max_message: int, max_fragments: int) -> None:
     """What is said, and with which read, is what the whole byte string says; no more is held than the limits let."""
-    stream, reads = data.draw(cuts(streams(client=is_client)))
+    stream, reads = data.draw(cuts(frame_streams(client=is_client)))
     frames = Frames(client=is_client, max_message=max_message, max_fragments=max_fragments)
 
     def check(read: bytes) -> None:
@@ -375,7 +369,7 @@ def test_a_frame_begun_is_finished_whatever_until_says() -> None:
 
 @pytest.mark.row("F9")
 @pytest.mark.clause("C6")
-@given(st.sampled_from([Frame(CLOSE), Frame(CLOSE, close_payload(1001)), Frame(3)]), streams(), st.data())
+@given(st.sampled_from([Frame(CLOSE), Frame(CLOSE, close_payload(1001)), Frame(3)]), frame_streams(), st.data())
 def test_nothing_is_heard_behind_the_end(end: Frame, behind: bytes, data: st.DataObject) -> None:
     reader = server()
     reads = data.draw(splits(end.dump() + behind))

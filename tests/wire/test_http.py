@@ -17,6 +17,8 @@ from qaws_proto.effects import CloseWrite, SendBytes
 from qaws_proto.faults import Fault
 from qaws_proto.gateway import Gateway
 from qaws_proto.inputs import BytesReceived, ConnectionOpened
+from qaws_proto.testing.frames import Cut, byte_by_byte
+from qaws_proto.testing.strategies import cuts, splits
 from qaws_proto.wire.http import (
     HeadReader,
     Request,
@@ -27,7 +29,6 @@ from qaws_proto.wire.http import (
     refusal,
     response,
 )
-from tests.helpers.wire import Cut, byte_by_byte, cuts, splits
 
 LIMITS = LimitsConfig(request_line=256, head_size=1024, headers=6)
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

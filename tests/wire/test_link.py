@@ -8,25 +8,12 @@ from hypothesis import strategies as st
 
 from qaws_proto.config import LimitsConfig
 from qaws_proto.faults import Fault
+from qaws_proto.testing.frames import CLOSE, PING, TEXT, Frame, byte_by_byte, close_payload, dump, fragmented
+from qaws_proto.testing.strategies import frame_streams, splits
 from qaws_proto.wire.frames import TextReceived, Violated
 from qaws_proto.wire.http import Request, refusal
 from qaws_proto.wire.link import ByteLink
-from tests.helpers.wire import (
-    CLOSE,
-    PING,
-    TEXT,
-    Frame,
-    Heard,
-    byte_by_byte,
-    close_payload,
-    decode,
-    dump,
-    fragmented,
-    heard,
-    said_in_reads,
-    splits,
-    streams,
-)
+from tests.helpers.wire import Heard, decode, heard, said_in_reads
 from tests.wire.test_http import head
 
 LIMITS = LimitsConfig(max_message_size=1024, max_fragments=4)
@@ -67,7 +54,7 @@ class Conversation:
 @pytest.mark.row("H7")
 @pytest.mark.row("F9")
 @pytest.mark.clause("C3")
-@given(streams(), st.data())
+@given(frame_streams(), st.data())
 def test_what_is_behind_the_head_is_read_as_frames(behind: bytes, data: st.DataObject) -> None:
     """Whatever the reads, across the 101 too."""
     reads = data.draw(splits(HEAD + behind))

@@ -44,6 +44,7 @@ class Bridge:
         self._thread: threading.Thread | None = None
         self._runs: set[_Run] = set()  # this and the next are of the thread
         self._ending: asyncio.Task[None] | None = None
+        self.waited_for = 0  # runs whose next piece, or end, the thread owes
 
     def stream(self, make: Callable[[], AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
         """The pieces of the generator that `make` makes, which runs on asyncio, in a task of its own.
@@ -51,7 +52,7 @@ class Bridge:
         When what is given back is cancelled or closed, that task is cancelled, once, and its end is waited for. What it
         raises is raised here; RuntimeError stands for what would end more than a run, and for a bridge that is closed.
         """
-        return _Run(make, self._begin).pieces()
+        return _Run(make, self).pieces()
 
     def close(self) -> None:
         """Cancel what still runs, wait up to GRACE seconds for its end, and end the thread. Blocks."""
@@ -66,7 +67,7 @@ class Bridge:
         if thread.is_alive():
             log_event(_log, logging.WARNING, "frameworks_left_running", seconds=GRACE)
 
-    def _begin(self, run: _Run) -> asyncio.AbstractEventLoop:
+    def begin(self, run: _Run) -> asyncio.AbstractEventLoop:
         """Start a run in the thread, in an empty context: what the gateway's says of its loop is not true there."""
         with self._lock:
             if self._closed:
@@ -121,13 +122,9 @@ class Bridge:
 class _Run:
     """One generator of a framework, between the gateway's thread and the bridge's."""
 
-    def __init__(
-        self,
-        make: Callable[[], AsyncGenerator[Piece, None]],
-        begin: Callable[[_Run], asyncio.AbstractEventLoop],
-    ) -> None:
+    def __init__(self, make: Callable[[], AsyncGenerator[Piece, None]], bridge: Bridge) -> None:
         self._make = make
-        self._begin = begin
+        self._bridge = bridge
         self._waiting: deque[Piece] = deque()  # appended to in the thread, taken from in the gateway's
         self._ended = False  # set by the thread, behind the last piece
         self._error: BaseException | None = None
@@ -141,7 +138,7 @@ class _Run:
         self._call = _caller(anyio.lowlevel.current_token().native_token)
         self._news = anyio.Event()
         self._enter = carried.get()
-        self._loop = self._begin(self)
+        self._loop = self._bridge.begin(self)
         try:
             while True:
                 self._news = anyio.Event()  # before looking, so that what comes after the look is heard
@@ -150,7 +147,7 @@ class _Run:
                     yield self._take()
                 if ended:
                     break
-                await self._news.wait()
+                await self._wait()
         except BaseException:  # nobody wants more: the gateway's task is cancelled, or this generator is closed
             await self._stop()
             raise
@@ -173,9 +170,17 @@ class _Run:
                 self._news = anyio.Event()
                 if self._ended:
                     break
-                await self._news.wait()
+                await self._wait()
         if self._error is not None:
             raise self._error
+
+    async def _wait(self) -> None:
+        """Wait for what the thread has to say."""
+        self._bridge.waited_for += 1
+        try:
+            await self._news.wait()
+        finally:
+            self._bridge.waited_for -= 1
 
     def _tell(self, function: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the framework's task has ended
