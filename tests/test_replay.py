@@ -17,12 +17,13 @@ from qaws_proto.faults import Fault
 from qaws_proto.inputs import BytesReceived, ConnectionOpened, Input
 from qaws_proto.records import kind
 from qaws_proto.testing import configure
+from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import UNIX, counter
 from qaws_proto.testing.peer import chat, text, upgrade
 from qaws_proto.testing.recording import RecordedGateway
 from qaws_proto.testing.replay import Replay, Replayed
 from qaws_proto.testing.trace import Trace, TraceError, raised
-from tests.test_contract import CONFIGS, STORED, Act, all_configs, histories, play
+from tests.test_contract import CONFIGS, STORED, all_configs, histories, play
 
 NOW = Now(5, UNIX)
 
