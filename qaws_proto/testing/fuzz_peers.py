@@ -84,6 +84,7 @@ class Execution:
         self._program = program
         self._stage = stage
         self._log = log
+        self._path = config.server.path
         self._read = 0  # bytes
         self._begun: dict[int, bytes] = {}  # what each peer began with
         self.clients: list[Client] = []
@@ -128,8 +129,8 @@ class Execution:
         """Somebody connects, and asks for an upgrade."""
         kind = self._program.number(4)
         token = self._program.pick(self._tokens)
-        login = (upgrade("/", OFFER), upgrade(), upgrade("/", f"Authorization: Bearer {token}"))
-        hello = login[kind] if kind < 3 else upgrade() + text({"type": "auth", "token": token})
+        login = (OFFER,), (), (f"Authorization: Bearer {token}",), ()
+        hello = upgrade(self._path, *login[kind]) + (text({"type": "auth", "token": token}) if kind == 3 else b"")
         words = ("upgrade, with an offer to compress", "upgrade", "upgrade, with a token", "upgrade, then a token")
         self._open(self._program.pick(ADDRESSES), hello, words[kind])
 
