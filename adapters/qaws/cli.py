@@ -1,4 +1,4 @@
-"""The command `qaws`: serve, token, chat, demo, check, fuzz, sessions. Errors: lines on standard error, and a status."""
+"""The command `qaws`: serve, token, chat, demo, check, fuzz, sessions. Errors: lines on standard error, a status."""
 
 from __future__ import annotations
 

@@ -116,11 +116,13 @@ def fuzz(
     target = options.target()
     if replay is not None:
         return _replay(target, replay)
-    if _choose(engine) == "atheris":
+    chosen = _choose(engine)
+    print(f"engine      {chosen} {version(chosen)}, seed {number}; Ctrl-C ends it", flush=True)
+    if chosen == "atheris":
         return _in_a_process(options)
     with Campaign(target, options.folder, seconds=seconds, executions=executions) as campaign:
         with_hypothesis(campaign, number)
-    return _report(campaign, options, "hypothesis")
+    return _report(campaign, options)
 
 
 def _log_nothing() -> None:
@@ -139,8 +141,9 @@ def _choose(engine: Engine | None) -> Engine:
 
 
 def _replay(target: Target, file: Path) -> int:
+    code = file.read_bytes()
     try:
-        target.execute(file.read_bytes(), print)
+        target.execute(code, print)
     except (Exception, Hung):  # noqa: BLE001 - it is printed
         sys.stdout.flush()
         traceback.print_exc()
@@ -149,10 +152,9 @@ def _replay(target: Target, file: Path) -> int:
     return 0
 
 
-def _report(campaign: Campaign, options: Options, engine: Engine) -> int:
+def _report(campaign: Campaign, options: Options) -> int:
     """Say what came of it; the status of the command."""
     rate = campaign.executions / max(campaign.seconds, 1e-9)
-    print(f"engine      {engine} {version(engine)}, seed {options.seed}")
     print(f"executions  {campaign.executions:,} in {campaign.seconds:.1f} s, {rate:,.0f}/s")
     print(f"corpus      {campaign.kept} programs in {campaign.corpus}")
     finding = campaign.finding
@@ -214,6 +216,6 @@ def prepare(text: str) -> Callable[[], NoReturn]:
 
 
 def _end(campaign: Campaign, options: Options) -> NoReturn:
-    status = _report(campaign, options, "atheris")
+    status = _report(campaign, options)
     sys.stdout.flush()
     os._exit(status)  # as libFuzzer would, which takes every other end of its process for a crash
