@@ -114,7 +114,7 @@ class NodeExecution(Execution):
 
     def host(self) -> None:
         """A host that does HTTP and frames has a request."""
-        login = f"Authorization: Bearer {self._program.pick(self._tokens)}"
+        login = f"Authorization: Bearer {self._token()}"
         heads = upgrade(self._path), upgrade(self._path, login), request("/healthz"), upgrade("/x"), request()
         head = self._program.pick(heads)
         client = self._node.request(head, denial=bool(self._program.number(2)))
