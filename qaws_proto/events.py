@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isinf
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, Union, get_args
 
@@ -190,8 +191,7 @@ class ClientEvents:
         types = [_type_of(model) for model in models]
         if len(set(types)) != len(types):
             raise ValueError(f"two client events have the same type: {', '.join(sorted(types))}")
-        union: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 - built at run time
-        self._validator = TypeAdapter(union).validator
+        self._validator = _adapter_of(tuple(models)).validator
         self.types: dict[type, str] = dict(zip(models, types, strict=True))
         self._depth = depth
 
@@ -211,6 +211,12 @@ class ClientEvents:
             return event
         flaw = _flaw(text, self._depth)
         return event if flaw is None else _invalid(flaw)._replace(correlation=correlation_of(event))
+
+
+@lru_cache(maxsize=16)  # simulated nodes are many, and know the same events; building one takes milliseconds
+def _adapter_of(models: tuple[type[ClientEvent], ...]) -> TypeAdapter[Any]:
+    union: Any = Annotated[Union[models], Field(discriminator="type")]  # noqa: UP007 - built at run time
+    return TypeAdapter(union)
 
 
 def correlation_of(event: ClientEvent) -> str | None:

@@ -1,4 +1,4 @@
-"""The command `qaws`: serve, token, chat, demo, check, sessions. Errors are lines on standard error and a status."""
+"""The command `qaws`: serve, token, chat, demo, check, fuzz, sessions. Errors: lines on standard error, a status."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ app = App(
     version=__version__,
     help_on_error=False,
 )
+app.command("qaws.fuzz_cli:fuzz", name="fuzz")
 app.command("qaws.sessions_cli:sessions", name="sessions", help="What a SQLite store holds of sessions.")
 
 Result = TypeVar("Result")

@@ -47,6 +47,17 @@ class Wire:
             view = view[room:]
             self._changed.set()
 
+    def put(self, data: bytes) -> None:
+        """Send bytes, whether there is room or not; where it is cut they are lost."""
+        if not self._cut:
+            self._held += data
+            self._changed.set()
+
+    async def gone(self) -> None:
+        """Wait until it is cut."""
+        while not self._cut:
+            await self._change()
+
     def end(self) -> None:
         """Nothing follows what was written."""
         self._ended = True

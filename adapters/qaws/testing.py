@@ -92,6 +92,8 @@ class Play:
         self._ids = counter()
         self._people: list[Person] = []
         self._peers = 0
+        self._drained = asyncio.Event()
+        self.manager.drained = self._drained.set
 
     def __enter__(self) -> Play:
         self.loop = VirtualLoop(patience=self._patience)
@@ -120,12 +122,11 @@ class Play:
 
     async def _end(self) -> None:
         """Everybody leaves, the node stops, the agent closes what it holds."""
-        drained, grace = asyncio.Event(), self.manager.config.agent.cancel_grace
-        self.manager.drained = drained.set
+        grace = self.manager.config.agent.cancel_grace
         for person in self._people:
             await person.client.close()
         self.manager.stop()
-        await drained.wait()
+        await self._drained.wait()
         await self.host.finish(grace)
         await self.manager.close_agent(grace)
         await self.manager.close_store(grace)
@@ -373,8 +374,10 @@ class Peer(Client):
                 if self.answers_pings:
                     await self._answer_pings()
             self.write_closed = True
+            await self.link.up.gone()
         except ConnectionResetError:
-            self.dropped = True
+            pass
+        self.dropped = True
 
     async def _answer_pings(self) -> None:
         frames = self.stream.frames
@@ -394,7 +397,7 @@ class _Steps:
         """Perform it, and let all happen that comes of it."""
         match event:
             case BytesReceived(data=data):
-                self._play.run(self._link.up.write(data))
+                self._link.up.put(data)
             case EofReceived():
                 self._link.up.end()
             case ConnectionLost():

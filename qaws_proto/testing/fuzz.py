@@ -114,10 +114,9 @@ class NodeExecution(Execution):
 
     def host(self) -> None:
         """A host that does HTTP and frames has a request."""
-        token = self._program.pick(self._tokens)
-        head = self._program.pick(
-            (upgrade(), upgrade("/", f"Authorization: Bearer {token}"), request("/healthz"), upgrade("/x"), request())
-        )
+        login = f"Authorization: Bearer {self._token()}"
+        heads = upgrade(self._path), upgrade(self._path, login), request("/healthz"), upgrade("/x"), request()
+        head = self._program.pick(heads)
         client = self._node.request(head, denial=bool(self._program.number(2)))
         self.clients.append(client)
         self._log(f"{client.number}: a host has {head[:30]!r}")

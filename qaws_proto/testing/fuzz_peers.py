@@ -84,10 +84,11 @@ class Execution:
         self._program = program
         self._stage = stage
         self._log = log
+        self._path = config.server.path
         self._read = 0  # bytes
         self._begun: dict[int, bytes] = {}  # what each peer began with
         self.clients: list[Client] = []
-        self._tokens = ["wrong", *(_token(config, **one) for one in TOKENS)]
+        self._config = config
 
     def run(self) -> None:
         """Perform the whole program."""
@@ -127,9 +128,9 @@ class Execution:
     def connect(self) -> None:
         """Somebody connects, and asks for an upgrade."""
         kind = self._program.number(4)
-        token = self._program.pick(self._tokens)
-        login = (upgrade("/", OFFER), upgrade(), upgrade("/", f"Authorization: Bearer {token}"))
-        hello = login[kind] if kind < 3 else upgrade() + text({"type": "auth", "token": token})
+        token = self._token()
+        login = (OFFER,), (), (f"Authorization: Bearer {token}",), ()
+        hello = upgrade(self._path, *login[kind]) + (text({"type": "auth", "token": token}) if kind == 3 else b"")
         words = ("upgrade, with an offer to compress", "upgrade", "upgrade, with a token", "upgrade, then a token")
         self._open(self._program.pick(ADDRESSES), hello, words[kind])
 
@@ -264,6 +265,14 @@ class Execution:
             event["metadata"] = {"a": 1, "b": "x", "c": None if flags & 1 else True}
         return event
 
+    def _token(self) -> str:
+        """A token that is wrong, or one where the configuration has a secret to make it with."""
+        wanted = self._program.pick((None, *TOKENS))
+        try:
+            return "wrong" if wanted is None else issue_token(self._config.security.authentication, unix=UNIX, **wanted)
+        except (ConfigError, ValueError):
+            return SECRET
+
     def _event(self) -> dict[str, Any]:
         kind, number = self._program.number(8), self._program.number(12)
         session = self._program.pick(SESSIONS)
@@ -273,7 +282,7 @@ class Execution:
             {"type": "resume", "session_id": session, "epoch": f"id-{number}", "seq": self._program.number(10)},
             {"type": "resume", "session_id": session, "epoch": "", "seq": number - 2},
             {"type": "ack", "session_id": session, "seq": number},
-            {"type": "auth", "token": self._program.pick(self._tokens)},
+            {"type": "auth", "token": self._token()},
             {"type": "ping", "id": "p"},
             {"type": self._program.pick(("nonsense", "ping", 7, None)), "more": number},
         )[kind]
@@ -281,16 +290,11 @@ class Execution:
 
 #: What tokens there are besides a wrong one.
 TOKENS: tuple[dict[str, Any], ...] = (
-    {"user": "ana"}, {"user": "eva"}, {"user": "ana", "expires_in": 70}, {"user": "ana", "token_id": "u"},
-)  # fmt: skip
-
-
-def _token(config: WebSocketConfig, user: str, *, token_id: str = "t", expires_in: int = 3600) -> str:
-    """A token, where the configuration has a secret to make one with."""
-    try:
-        return issue_token(config.security.authentication, user, unix=UNIX, token_id=token_id, expires_in=expires_in)
-    except (ConfigError, ValueError):
-        return SECRET
+    {"user_id": "ana", "token_id": "t"},
+    {"user_id": "eva", "token_id": "t"},
+    {"user_id": "ana", "token_id": "t", "expires_in": 70},
+    {"user_id": "ana", "token_id": "u"},
+)
 
 
 def _json(event: object) -> bytes:

@@ -209,6 +209,15 @@ def test_an_operator_takes_effect_at_once() -> None:
         assert "blocked" in str([note.name for note in node.notes])
 
 
+def test_a_node_may_be_stopped_by_the_test() -> None:
+    with play(slow) as node:
+        ana = node.connect(reconnect=False)
+        asked = ana.send("one two")
+        node.call(node.manager.drain)
+        node.advance(60)
+        assert (ana.text(asked), ana.client.connected) == ("one two ", False)
+
+
 def test_a_peer_speaks_the_protocol_by_itself() -> None:
     with play(slow) as node:
         peer = node.peer("ana")
@@ -223,8 +232,11 @@ def test_a_peer_speaks_the_protocol_by_itself() -> None:
         peer.expect_silence()
         peer.send_bytes(frame(BINARY))
         peer.expect_close(1003)
-        node.advance(5)
         assert peer.write_closed
+        assert not peer.dropped
+        node.advance(5)
+        peer.expect_dropped()
+        peer.chat("to nobody")
 
 
 def test_a_peer_that_answers_no_pings_is_dropped() -> None:
@@ -244,6 +256,7 @@ def test_a_peer_may_leave_in_every_way() -> None:
         done.eof()
         assert gone.dropped
         assert done.write_closed
+        assert done.dropped
         assert node.manager.connections() == []
 
 
