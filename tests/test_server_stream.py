@@ -136,6 +136,7 @@ BAD_HEADS: dict[str, tuple[bytes, str]] = {
     "no window": (head(*ANSWER, DEFLATE), "not what was offered"),
     "a window that is none": (head(*ANSWER, AGREED.replace("=10", "=16")), "no window"),
     "a window with a zero": (head(*ANSWER, AGREED.replace("=10", "=09")), "no window"),
+    "a limit for the client": (head(*ANSWER, AGREED + "; client_max_window_bits=9"), "a limit nobody offered"),
     "an unknown parameter": (head(*ANSWER, AGREED + "; x=1"), "an unknown parameter"),
     "a doubled parameter": (head(*ANSWER, AGREED + "; client_no_context_takeover"), "a doubled parameter"),
     "a context": (head(*ANSWER, AGREED.replace("server_no_context_takeover; ", "")), "depend on each other"),

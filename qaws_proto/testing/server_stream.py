@@ -25,7 +25,9 @@ _NEEDED = {
 #: Close codes that may be sent (RFC 6455 section 7.4; 1012 to 1014 are registered at IANA).
 _CODES = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
 _TYPES = {str(get_args(model.model_fields["type"].annotation)[0]) for model in get_args(ServerEvents)}
-_DEFLATE = {"server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits"}
+_DEFLATE = {
+    "server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits", "client_max_window_bits"
+}  # fmt: skip
 
 
 class Head(NamedTuple):
@@ -134,7 +136,9 @@ class ServerStream:
         # Each message is read by itself here, so a context that is taken over could not be.
         assert "server_no_context_takeover" in parameters, "messages that depend on each other"
         bits = parameters.pop("server_max_window_bits", "15")
-        assert re.fullmatch("8|9|1[0-5]", bits), f"no window: {bits}"
+        for window in (bits, parameters.pop("client_max_window_bits", "15")):
+            assert re.fullmatch("8|9|1[0-5]", window), f"no window: {window}"
+        assert "client_max_window_bits" not in agreed or "client_max_window_bits" in offer, "a limit nobody offered"
         assert not any(parameters.values()), "a value where there is none"
         self._window = int(bits)
         assert any(_fits(item, self._window) for item in offer.split(",")), f"{agreed} is not what was offered: {offer}"
