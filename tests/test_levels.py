@@ -120,7 +120,6 @@ class Level(NodeUnderTest):
             self.request(head)
         else:
             client = self.open()
-            client.stream.bodyless = head.startswith(b"HEAD ")
             client.send_bytes(head)
 
     def _say(self, client: Client, messages: Sequence[bytes]) -> None:

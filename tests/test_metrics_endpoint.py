@@ -34,7 +34,6 @@ def ask(
     if hosted:
         return node.request(data)
     client = node.open()
-    client.stream.bodyless = method == "HEAD"
     client.send_bytes(data)
     return client
 

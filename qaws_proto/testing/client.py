@@ -30,7 +30,7 @@ class Client:
         self.node = node
         self.number = number
         self.host = host
-        self.stream = ServerStream(bodyless=host is not None and host.request.method == "HEAD")
+        self.stream = ServerStream(b"" if host is None else host.head, own_events=node.own_events)
         self.write_closed = False  # the server has half-closed
         self.dropped = False
         self.paused = False  # the server does not read
@@ -50,6 +50,8 @@ class Client:
         if self.host is not None:
             return self._send_by_host(self.host, data)
         self.read = max(self.read, len(data))
+        if self.stream.head is None:
+            self.stream.request += data
         return self.node.step(BytesReceived(self.number, data))
 
     def _send_by_host(self, host: Host, data: bytes) -> list[Effect]:

@@ -25,6 +25,7 @@ class Host:
         reader = http.HeadReader(LimitsConfig())
         request = reader.receive(head)
         assert isinstance(request, http.Request), f"{request}: the host would answer this by itself"
+        self.head = head
         self.request = request
         self.upgrade = http.check_upgrade(request) is None
         self.denial = denial

@@ -107,6 +107,7 @@ class NodeUnderTest:
         where it is not `opened`, the test says so too."""
         self.config = config or configure()
         self.gateway = Gateway(self.config, ids=gateway.pop("ids", counter()), durable=store is not None, **gateway)
+        self.own_events = "events" in gateway
         self.store = store
         self.prompt = prompt
         self.asked: list[SaveRecords | LoadSession] = []  # of the store, and not answered
