@@ -280,6 +280,26 @@ def test_a_message_is_compressed_to_any_length_that_is_long_enough(plain: bytes,
     assert inflate.unused_data == b""
 
 
+@given(
+    st.text("abcXYZ0189-_.", max_size=80), st.integers(1, 9), st.booleans(),
+    st.sampled_from([zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY]),
+)  # fmt: skip
+@example("wrong", 6, False, zlib.Z_DEFAULT_STRATEGY)
+@example("binary", 6, True, zlib.Z_DEFAULT_STRATEGY)
+def test_any_token_is_covered_in_a_compressed_message(given: str, level: int, binary: bool, strategy: int) -> None:
+    event = given.encode() if binary else json.dumps({"type": "auth", "token": given}).encode()
+    cover = covering.binary if binary else covering.text
+    payload = compressed(event, level=level, strategy=strategy)
+    again = covering.compressed(payload, cover, 4096)
+    assert len(again) == len(payload)
+    if again == b"\x07" * len(payload):  # so short that it was compressed with what is around it
+        assert len(given) < covering.FEW
+        return
+    plain = zlib.decompressobj(-15).decompress(again + b"\x00\x00\xff\xff")
+    assert cover(plain) == cover(event)
+    assert not binary or not given or set(plain.decode()) <= {*covering.LETTERS, "."}
+
+
 # ── what hosts and sources say ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import product
 
 from ..admission.gate import BEARER_SUBPROTOCOL, SUBPROTOCOL
 
@@ -22,6 +24,12 @@ TOLD = frozenset({  # headers whose values a node reads, or that tell what the c
     "traceparent", "tracestate", "access-control-request-method", "access-control-request-headers",
 })  # fmt: skip
 LETTERS = "xyzabcdefghijklmnopqruvw"  # for what differs; `s` stands for what the configuration holds (`trace.cover`)
+FEW = 8  # letters, which could be compressed with what is around them
+MOST_LETTERS = 64  # that are tried, for a message to have its length
+CUTS = 16  # places in it that empty blocks are tried at
+WAYS = (  # of compressing it, the smallest first
+    *((level, zlib.Z_DEFAULT_STRATEGY) for level in (9, 6, 3, 1)), (9, zlib.Z_FIXED), (9, zlib.Z_HUFFMAN_ONLY),
+)  # fmt: skip
 
 _MARKS = re.compile(r"[^\0-\x20\x7f]")  # of a header; what no value may hold stays
 _SECRET = re.compile(rb"[A-Za-z0-9_+/~-]")
@@ -52,6 +60,8 @@ class Covers:
 
     def cover(self, secret: str) -> str:
         """A secret, or more of what is around it."""
+        if not secret:
+            return secret
         if secret in self._known:
             return "s" * len(secret.encode())
         letter = self._letter(secret)
@@ -94,7 +104,7 @@ class Covers:
     def _pair(self, pair: str) -> str:
         name, equals, value = pair.partition("=")
         name = name if name in TOKENS else self.cover(name)
-        return name + equals + (self.cover(value) if value else "")
+        return name + equals + self.cover(value)
 
     def head(self, head: bytes) -> bytes:
         """A request head, or as much of it as has come. Bytes are Latin-1."""
@@ -199,13 +209,26 @@ def compressed(payload: bytes, cover: Callable[[bytes], bytes], max_message: int
     covered = cover(said)
     if covered == said:
         return payload
-    at = max(place for place, (old, new) in enumerate(zip(said, covered, strict=True), 1) if old != new)
-    if broken_at is None:
-        again = deflated(covered, len(payload), at)
-    else:
-        again = deflated(covered, broken_at - len(_REMOVED), at)
-        again = None if again is None else again + _REMOVED + _NO_BLOCK * (len(payload) - broken_at)
-    return _NO_BLOCK * len(payload) if again is None else again  # too short for what it says, in any way of zlib's
+    places = [place for place, (old, new) in enumerate(zip(said, covered, strict=True)) if old != new]
+    length = len(payload) if broken_at is None else broken_at - len(_REMOVED)
+    again = next(filter(None, (deflated(one, length, places[-1] + 1) for one in _varied(covered, places))), None)
+    if again is None:  # too short for what it says, in any way of zlib's
+        return _NO_BLOCK * len(payload)
+    return again if broken_at is None else again + _REMOVED + _NO_BLOCK * (len(payload) - broken_at)
+
+
+def _varied(covered: bytes, places: Sequence[int]) -> Iterator[bytes]:
+    """What is covered by one letter, by any other one, and by more and more of them: each is compressed differently."""
+    letter = ord(LETTERS[0])
+    places = [place for place in places if covered[place] == letter]  # no digit of an escaped one
+    varied = bytearray(covered)
+    for other in LETTERS if len(places) < FEW else LETTERS[0]:
+        for place in places:
+            varied[place] = ord(other)
+        yield bytes(varied)
+    for number, place in enumerate(places[:MOST_LETTERS]):
+        varied[place] = ord(LETTERS[sha256(b"%d" % number).digest()[0] % len(LETTERS)])
+        yield bytes(varied)
 
 
 def _inflated(payload: bytes, max_message: int, whole: bool) -> tuple[bytes, int | None]:
@@ -239,8 +262,8 @@ def deflated(said: bytes, length: int, at: int = 0) -> bytes | None:
 
     What is missing is made up of empty blocks: behind `at` bytes of what it says, or near its beginning where none fit.
     """
-    for cut in (at, *range(min(len(said), 64))):
-        compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    for (level, strategy), cut in product(WAYS, (at, *range(min(len(said), CUTS)))):
+        compressor = zlib.compressobj(level, zlib.DEFLATED, -15, zlib.DEF_MEM_LEVEL, strategy)
         before = compressor.compress(said[:cut]) + (compressor.flush(zlib.Z_SYNC_FLUSH) if cut else b"")
         after = compressor.compress(said[cut:]) + compressor.flush(zlib.Z_SYNC_FLUSH)
         empty = _empty_blocks(length + len(_REMOVED) - len(before) - len(after))
