@@ -25,7 +25,7 @@ from qaws_proto.testing.replay import Replay, Replayed
 from qaws_proto.testing.trace import Trace, TraceError, raised
 from tests.test_contract import CONFIGS, STORED, all_configs, histories, play
 
-NOW = Now(5, UNIX)
+NOW = Now(5.0, UNIX)
 
 
 def recorded(happened: Sequence[tuple[Input, Now]], config: Any = None, **ports: Any) -> list[str]:

@@ -168,7 +168,8 @@ def create_app() -> WebSocketApp:
     """The application that the environment describes: `uvicorn --factory qaws.asgi:create_app`.
 
     QAWS_CONFIG names a YAML file with a `websocket:` section (default: .env and the environment alone), QAWS_AGENT an
-    agent (default: echo), QAWS_AGENT_URL and QAWS_AGENT_SYSTEM the address and the system prompt of an `openai:MODEL`.
+    agent (default: echo), QAWS_AGENT_URL and QAWS_AGENT_SYSTEM the address and the system prompt of an `openai:MODEL`,
+    QAWS_RECORD a folder in which to write all that happens (docs/replay.md).
     What is wrong with them goes to the log, and ends the process: hosts print a traceback of everything else that a
     factory raises, and some start it again and again.
     """
@@ -182,7 +183,8 @@ def create_app() -> WebSocketApp:
         configure_logging(config.logging)
         require_safe(config)  # before the agent is loaded, which may take its time
         name, url, system = (os.environ.get(f"QAWS_AGENT{more}") or None for more in ("", "_URL", "_SYSTEM"))
-        return WebSocketApp(find_agent(name or "echo", url=url, system=system), config)
+        agent = find_agent(name or "echo", url=url, system=system)
+        return WebSocketApp(WebSocketManager.of(agent, config, record=os.environ.get("QAWS_RECORD") or None))
     except (ConfigError, AgentError, StoreError) as error:
         _complain(error)
         raise SystemExit(STARTUP_FAILURE) from error

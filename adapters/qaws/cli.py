@@ -37,6 +37,7 @@ app = App(
     help_on_error=False,
 )
 app.command("qaws.fuzz_cli:fuzz", name="fuzz")
+app.command("qaws.replay_cli:replay", name="replay")
 app.command("qaws.sessions_cli:sessions", name="sessions", help="What a SQLite store holds of sessions.")
 
 Result = TypeVar("Result")
@@ -59,6 +60,7 @@ def serve(
     dev: Annotated[bool, Flag()] = False,
     allow_public: Annotated[bool, Flag()] = False,
     allow_weak_secret: Annotated[bool, Flag()] = False,
+    record: Path | None = None,
 ) -> int:
     """Serve an agent until Ctrl-C or SIGTERM, then drain; a second signal stops at once. SIGHUP reloads TLS and keys.
 
@@ -90,6 +92,8 @@ def serve(
         Allow authentication to be off where others can reach the node.
     allow_weak_secret
         Allow a secret shorter than 32 bytes.
+    record
+        Folder in which to write all that happens, without secrets, for `qaws replay`.
     """
     choice = choose(adapter, backend)
     if (agent_url is not None or agent_system is not None) and not agent.startswith("openai:"):
@@ -110,7 +114,8 @@ def serve(
     from .telemetry import configure_logging
 
     configure_logging(settings.logging)
-    server = choice.server(find_agent(agent, url=agent_url, system=agent_system), settings)
+    found = find_agent(agent, url=agent_url, system=agent_system)
+    server = choice.server(WebSocketManager.of(found, settings, record=record))
     if dev and settings.security.authentication.enabled:
         print(f"token for user dev: {WebSocketAuth(settings).generate_token('dev')}", flush=True)
     choice.run(serve_until_signal, server)

@@ -7,12 +7,13 @@ What belongs to an event loop comes through two ports: a `Transport` for each co
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import anyio
 
@@ -52,6 +53,9 @@ from .safety import log_warnings, require_safe
 from .stores import Store, store_of
 from .stores.port import StorePort
 from .telemetry import NoteLogger, metrics_of, traces_of
+
+if TYPE_CHECKING:
+    from .recording import Recording
 
 
 class AnyTransport(Protocol):
@@ -110,10 +114,12 @@ class WebSocketManager(LiveControl):
         store: Store | None = None,
         ids: Callable[[], str] | None = None,
         clock: Callable[[], Now] | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         """Without a `config` the settings of the environment hold (`qaws.settings.load()`).
 
         `store` keeps the sessions; without one it is what `config.store` names. It is opened and closed by the server.
+        `record` is a folder in which all that happens to the node is written, for `qaws replay` (docs/replay.md).
         `ids` and `clock` are for tests that want the same bytes every time; by default ids are 128 random bits and the
         clocks are this machine's. The timer goes by `time.monotonic`: what a `clock` says is due before or after that
         has to be told with `wake`. Raises ConfigError where the configuration cannot be used, AgentError where `agent`
@@ -126,14 +132,15 @@ class WebSocketManager(LiveControl):
         self.config = config
         self._stored = store is not None  # and not by what the configuration says
         store = store_of(config) if store is None else store
-        self.gateway = Gateway(
-            config,
-            ids=ids or _random_id,
-            events=events,
-            upgrade_checks=upgrade_checks,
-            event_checks=event_checks,
-            durable=store is not None,
-        )
+        ports: dict[str, Any] = {
+            "ids": ids or _random_id,
+            "events": events,
+            "upgrade_checks": upgrade_checks,
+            "event_checks": event_checks,
+            "durable": store is not None,
+        }
+        self._recording = _recording(record, config, ports)
+        self.gateway = Gateway(config, **ports) if self._recording is None else self._recording.gateway
         self._clock = clock or _both_clocks
         self._host: Host | None = None
         self._numbers = count(1)
@@ -171,10 +178,12 @@ class WebSocketManager(LiveControl):
             self._perform |= {SaveRecords: self.store_port.save, LoadSession: self.store_port.load}
 
     @classmethod
-    def of(cls, agent: object, config: WebSocketConfig | None) -> WebSocketManager:
+    def of(
+        cls, agent: object, config: WebSocketConfig | None, *, record: str | os.PathLike[str] | None = None
+    ) -> WebSocketManager:
         """The manager of a server: `agent` is an agent, or a manager that has one and its configuration."""
         if not isinstance(agent, WebSocketManager):
-            return cls(config, agent=agent)
+            return cls(config, agent=agent, record=record)
         if config is not None:
             raise ConfigError("a WebSocketManager brings its own configuration: give it there, not to the server")
         return agent
@@ -188,10 +197,12 @@ class WebSocketManager(LiveControl):
     async def open_store(self) -> None:
         """Open the store, where there is one: before clients are listened for, and before `attach`. Twice is once.
 
-        Raises ConfigError where the manager could not be attached, and what the store raises: StoreError where it
-        cannot be used.
+        Raises ConfigError where the manager could not be attached or nothing can be recorded, and what the store
+        raises: StoreError where it cannot be used.
         """
         self._require_ready()
+        if self._recording is not None:
+            self._recording.open()
         if self.store_port is not None:
             await self.store_port.open()
 
@@ -297,6 +308,19 @@ class WebSocketManager(LiveControl):
         if self.store_port is not None:
             with anyio.CancelScope(shield=True):
                 await self.store_port.close(patience)
+        if self._recording is not None:
+            self._recording.close()
+
+
+def _recording(
+    folder: str | os.PathLike[str] | None, config: WebSocketConfig, ports: dict[str, Any]
+) -> Recording | None:
+    """What records the node, where that is wanted; its import takes a while."""
+    if folder is None:
+        return None
+    from .recording import Recording
+
+    return Recording(folder, config, **ports)
 
 
 def _random_id() -> str:

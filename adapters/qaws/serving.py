@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import anyio
 import anyio.abc
 
-from qaws_proto import ConfigError, WebSocketConfig
+from qaws_proto import ConfigError
 
+from .manager import WebSocketManager
 from .server import ByteServer
 from .telemetry import log_event
 
@@ -36,15 +37,15 @@ class Choice(NamedTuple):
     adapter: AdapterName
     backend: Backend
 
-    def server(self, agent: object, config: WebSocketConfig) -> ByteServer:
+    def server(self, manager: WebSocketManager) -> ByteServer:
         """The server, not started."""
         if self.adapter == "anyio":
             from .anyio_server import WebSocketServer as AnyioServer
 
-            return AnyioServer(agent, config)
+            return AnyioServer(manager)
         from .asyncio_server import WebSocketServer as AsyncioServer
 
-        return AsyncioServer(agent, config)
+        return AsyncioServer(manager)
 
     def run(self, main: Callable[[ByteServer], Awaitable[None]], server: ByteServer) -> None:
         """Run `main` on this event loop, to its end."""

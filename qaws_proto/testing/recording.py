@@ -3,7 +3,8 @@
     gateway = RecordedGateway(config, ids=ids, write=lambda step: lines.append(step.line()))
     lines.append(gateway.head.line())
 
-What it writes are the inputs as they came, secrets in them too; only the head is free of them.
+Unless it is to be `redacted`, what it writes are the inputs as they came, secrets in them too; only the head is free of
+them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..extension import EventType
 from ..faults import Fault
 from ..gateway import Gateway
 from ..inputs import Input
+from .redaction import Redactor
 from .trace import Head, Step, Verdict, digest, failure
 
 _Answer = TypeVar("_Answer")
@@ -42,8 +44,12 @@ class RecordedGateway(Gateway):
         event_checks: Sequence[EventCheck] = (),
         durable: bool | None = None,
         kind: str = "recording",
+        redacted: bool = False,
     ) -> None:
-        """As a `Gateway`; `kind` says in the trace what wrote it. `write` may be replaced, by None as well."""
+        """As a `Gateway`; `kind` says in the trace what wrote it. `write` may be replaced, by None as well.
+
+        `redacted`: the secrets of peers are taken out of what is written; then steps are not written in their order.
+        """
         self.write: Callable[[Step], None] | None = write
         self._seq = 0
         self._drawn: list[str] = []
@@ -68,6 +74,12 @@ class RecordedGateway(Gateway):
         types = (get_args(event.model.model_fields["type"].annotation) for event in events)
         checks = (len(upgrade_checks), len(event_checks))
         self.head = Head(config, durable, kind, tuple(name for (name,) in types), checks)
+        self._redactor = Redactor(self.head, self._pass_on) if redacted else None
+
+    def finish(self) -> None:
+        """Write the steps that wait, since there will be no more."""
+        if self._redactor is not None:
+            self._redactor.finish()
 
     def step(self, event: Input, now: Now) -> list[Effect]:
         """As of any gateway. What raises is a step as well, and has no effects."""
@@ -78,13 +90,22 @@ class RecordedGateway(Gateway):
         except Exception as error:
             self._wrote(event, now, failure(error))
             raise
-        self._wrote(event, now, digest(effects))
+        self._wrote(event, now, digest(effects), effects)
         return effects
 
-    def _wrote(self, event: Input, now: Now, effects: str) -> None:
+    def _wrote(self, event: Input, now: Now, came: str, effects: Sequence[Effect] = ()) -> None:
+        if self.write is None:
+            return
+        self._seq += 1
+        step = Step(self._seq, now, event, tuple(self._drawn), tuple(self._verdicts), came)
+        if self._redactor is None:
+            self.write(step)
+        else:
+            self._redactor.take(step, effects)
+
+    def _pass_on(self, step: Step) -> None:
         if self.write is not None:
-            self._seq += 1
-            self.write(Step(self._seq, now, event, tuple(self._drawn), tuple(self._verdicts), effects))
+            self.write(step)
 
     def _recorded_id(self) -> str:
         self._drawn.append(drawn := self._draw())

@@ -46,12 +46,13 @@ class Replay:
     def steps(self) -> Iterator[Replayed]:
         """Take the steps; the first that is not as it was is the last."""
         for step in self._trace.steps:
-            replayed = self._take(step)
+            replayed = self.take(step)
             yield replayed
             if replayed.difference is not None:
                 return
 
-    def _take(self, step: Step) -> Replayed:
+    def take(self, step: Step) -> Replayed:
+        """Take the next step of the trace."""
         outside = self._outside
         outside.begin(step)
         try:
