@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench soak wheel requirements run-websocket run-websocket-demo test-websocket clean
+.PHONY: demo test test-all test-others run lint bench soak autobahn wheel requirements run-websocket run-websocket-demo test-websocket clean
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -42,6 +42,9 @@ bench: $(READY)  ## every benchmark; see benchmarks/
 
 soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where memory or descriptors grow; ARGS="--minutes 60"
 	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+autobahn: $(VENV)/autobahn/.ready  ## the Autobahn|Testsuite against every server and the client; ARGS="--share" for what CI runs
+	@$(BIN)/python -m tests.autobahn $(ARGS)
 
 wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
@@ -85,3 +88,14 @@ $(VENV)/lowest.txt: pyproject.toml .ci/requirements.txt | $(READY)
 	@$(COMPILE) --resolution lowest-direct >$(VENV)/floors.txt
 	@cp .ci/requirements.txt $@
 	@$(COMPILE) --generate-hashes --group dev --constraint $(VENV)/floors.txt --output-file $@
+
+# The Autobahn|Testsuite runs on CPython 2.7 alone: PYTHON2=/path/to/python2.7 where it is not found by itself.
+$(VENV)/autobahn/.ready: .ci/autobahn.txt .ci/virtualenv.txt | $(READY)
+	@$(BIN)/uv pip install --quiet --target $(VENV)/virtualenv --require-hashes --requirements .ci/virtualenv.txt
+	@python2="$${PYTHON2:-$$($(BIN)/python .ci/pythons.py 2.7)}" && [ -n "$$python2" ] || \
+		{ echo "install CPython 2.7 (pyenv install 2.7.18), or say where it is: PYTHON2=/path/to/python2.7" >&2; exit 1; } && \
+	PYTHONPATH=$(VENV)/virtualenv $(BIN)/python -m virtualenv --quiet --clear --no-periodic-update \
+		--python "$$python2" $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --no-python-version-warning --require-hashes \
+		--requirement .ci/autobahn.txt
+	@touch $@

@@ -1,5 +1,7 @@
 """Print the versions of CPython from 3.11 on that this machine has, oldest first; given one of them, where it is.
 
+2.7 is found as well where it is asked for: the Autobahn|Testsuite needs it.
+
 They are looked for on PATH and where pyenv and uv keep theirs: on PATH pyenv shows only those that were chosen.
 """
 
@@ -12,15 +14,16 @@ import sys
 from pathlib import Path
 
 OLDEST = (3, 11)
+PYTHON2 = (2, 7)
 KEPT = (
     (Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")), "versions/*/bin"),
     (Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python")), "*/bin"),
 )
 TELL = """
-import sys, sysconfig
-assert sys.implementation.name == "cpython" and sys.version_info.releaselevel == "final"
+import platform, sys, sysconfig
+assert platform.python_implementation() == "CPython" and sys.version_info[3] == "final"
 assert not sysconfig.get_config_var("Py_GIL_DISABLED")
-print(*sys.version_info[:2])
+print("%d %d" % sys.version_info[:2])
 """
 
 
@@ -29,18 +32,18 @@ def interpreters() -> dict[tuple[int, ...], Path]:
     found: dict[tuple[int, ...], Path] = {}
     kept = [folder for root, pattern in KEPT for folder in sorted(root.glob(pattern), reverse=True)]
     for folder in [*map(Path, os.environ["PATH"].split(os.pathsep)), *kept]:
-        for file in folder.glob("python3.*"):
-            if re.fullmatch(r"python3\.\d+", file.name):
+        for file in folder.glob("python*.*"):
+            if re.fullmatch(r"python(3\.\d+|2\.7)", file.name):
                 told = subprocess.run([file, "-c", TELL], capture_output=True, text=True)
                 if told.returncode == 0:
                     found.setdefault(tuple(map(int, told.stdout.split())), file)
-    return {version: found[version] for version in sorted(found) if version >= OLDEST}
+    return {version: found[version] for version in sorted(found) if version >= OLDEST or version == PYTHON2}
 
 
 def main(wanted: str | None = None) -> None:
     named = {".".join(map(str, version)): file for version, file in interpreters().items()}
     if wanted is None:
-        print(*named)
+        print(*(name for name in named if not name.startswith("2.")))
     elif wanted in named:
         print(named[wanted])
     else:

@@ -2,7 +2,8 @@
 
 A test is marked by `pytest.mark.row("H1")` or `pytest.mark.clause("C3")`: on itself, its module, or one of its cases.
 What it reaches by name, through fixtures and helpers of any module of the tests and benchmarks, says by what means it
-judges.
+judges. Cases of the Autobahn|Testsuite are no tests of pytest: which of them keep which row is a table of its own, and
+a run of the suite fails where one of them does not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.autobahn.verdicts import PROOFS
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -60,6 +63,14 @@ class Module(NamedTuple):
 
 def evidence() -> dict[Promise, list[Evidence]]:
     """The tests of each promise, by file and in their order there."""
+    found = _tests()
+    for row, proof in PROOFS.items():
+        cases = Evidence("tests/autobahn/verdicts.py", ", ".join(proof.cases), frozenset("A"))
+        found[("row", row)] = sorted([*found.get(("row", row), []), cases], key=lambda one: one.file)
+    return found
+
+
+def _tests() -> dict[Promise, list[Evidence]]:
     found: dict[Promise, list[Evidence]] = {}
     for file in sorted(TESTS.rglob("test_*.py")):
         if file.name == "test_guarantees.py":  # what it has of marks are examples

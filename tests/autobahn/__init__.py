@@ -1,0 +1,1 @@
+"""Servers and client against the Autobahn|Testsuite: docs/conformance.md."""
