@@ -24,12 +24,13 @@ from qaws_proto.inputs import (
     TimerFired,
 )
 from qaws_proto.testing import configure, covering, token
+from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import UNIX, counter
 from qaws_proto.testing.peer import BINARY, CLOSE, PING, TEXT, compressed, frame, request, upgrade
 from qaws_proto.testing.recording import RecordedGateway
 from qaws_proto.testing.replay import Replay
 from qaws_proto.testing.trace import Trace
-from tests.test_contract import CONFIGS, KEY, STORED, TOKENS, Act, all_configs, histories, play
+from tests.test_contract import CONFIGS, KEY, STORED, TOKENS, all_configs, histories, play
 
 NOW = Now(5.0, UNIX)
 CANARY = token("canary", claim="x" * 40)

@@ -86,7 +86,6 @@ class Execution:
         self._log = log
         self._path = config.server.path
         self._read = 0  # bytes
-        self._begun: dict[int, bytes] = {}  # what each peer began with
         self.clients: list[Client] = []
         self._config = config
 
@@ -108,7 +107,7 @@ class Execution:
         for start in range(0, len(data), size):
             if client.paused or client.dropped:
                 return
-            self._send(client, data[start : start + size])
+            client.send_bytes(data[start : start + size])
             self._stage.settle()
 
     def _open(self, peer: str | None, hello: bytes, what: str) -> None:
@@ -116,12 +115,7 @@ class Execution:
         self.clients.append(client)
         self._log(f"{client.number}: connect from {peer}, {what}")
         if hello:
-            self._send(client, hello)
-
-    def _send(self, client: Client, data: bytes) -> None:
-        begun = self._begun[client.number] = (self._begun.get(client.number, b"") + data)[:5]
-        client.stream.bodyless = begun == b"HEAD "
-        client.send_bytes(data)
+            client.send_bytes(hello)
 
     # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -100,7 +100,8 @@ def ours(stream: bytes, reads: Sequence[bytes], *, deflate: bool) -> Outcome:
 
 def sent(written: bytes, said: Sequence[Said]) -> int | None:
     """The code that a server has sent, which has answered every ping before it."""
-    pongs, codes = [], []
+    pongs: list[bytes] = []
+    codes: list[int] = []
     while written:
         assert not codes, "a frame behind Close"
         opcode, payload = written[0] & 15, written[2 : 2 + written[1]]
