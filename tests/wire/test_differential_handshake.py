@@ -1,11 +1,13 @@
 """Our handshake beside that of the package `websockets`: what is accepted, and with what answer.
 
-As in tests/wire/test_differential.py: `DIFFERENCES` is all that may differ, each row is met by its example.
+As in tests/wire/test_differential.py: `DIFFERENCES` is all that may differ, shown in docs/differences.md, and each row
+is met by its example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -169,7 +171,7 @@ DIFFERENCES = [
     ),
     Difference(
         "Each subprotocol is offered once; theirs takes doubles.",
-        "RFC 6455 section 4.1", "“the elements … MUST all be unique strings”", is_doubled_subprotocol,
+        "RFC 6455 section 4.1", "the offered ones “MUST all be unique strings”", is_doubled_subprotocol,
         head({"Sec-WebSocket-Protocol": (f"{SUBPROTOCOL}, {SUBPROTOCOL}",)}),
     ),
     Difference(
@@ -179,7 +181,7 @@ DIFFERENCES = [
     ),
     Difference(
         "A malformed offer of extensions is declined; theirs refuses the upgrade.",
-        "RFC 6455 section 9.1", "a client that compresses in a way of its own can still talk",
+        "RFC 6455 section 9.1", "the section asks for the latter; whoever errs in what is optional can still talk",
         only_they("invalid Sec-WebSocket-Extensions header"), head({"Sec-WebSocket-Extensions": ("a b",)}),
     ),
     Difference(
@@ -219,6 +221,11 @@ def check(request: bytes, reads: Sequence[bytes]) -> list[Difference]:
     rows = [row for row in DIFFERENCES if row.applies(mine, other, request)]
     assert rows, f"not on the list:\n  ours   {mine}\n  theirs {other}"
     return rows
+
+
+def test_the_page_shows_each_difference() -> None:
+    shown = (Path(__file__).parents[2] / "docs" / "differences.md").read_text("utf-8")
+    assert [row for row in DIFFERENCES if f"| {row.what} | {row.reason} | {row.rfc} |" not in shown] == []
 
 
 @pytest.mark.parametrize("row", DIFFERENCES, ids=lambda row: row.what[:50])
