@@ -125,13 +125,19 @@ class NodeExecution(Execution):
         """What is asked for beside: metrics, keys; a timer that is early; a peer that has read a little."""
         kind, node = self._program.number(4), self._node
         if kind == 0 and node.scrapes:
+            self._log("metrics are collected")
             node.collected(self._program.pick((b"m 1\n", None)))
         elif kind == 1 and node.loading is not None:
-            node.fail_keys() if self._program.number(2) else node.give_keys(self._program.data())
+            failed = self._program.number(2)
+            self._log("keys cannot be read" if failed else "keys are read")
+            node.fail_keys() if failed else node.give_keys(self._program.data())
         elif kind == 2:
+            self._log("a timer is early")
             node.step(TimerFired())
         elif kind == 3 and self.clients:
-            node.step(WriteProgressed(self._program.pick(self.clients).number))
+            client = self._program.pick(self.clients)
+            self._log(f"{client.number}: has read some")
+            node.step(WriteProgressed(client.number))
 
     instructions: Mapping[str, Callable[[Any], None]] = {
         **Execution.instructions, "yields": agent_yields, "ends": agent_ends, "steps": agent_steps,
@@ -154,12 +160,11 @@ class NodeExecution(Execution):
         running = set(node.runs)
         node.advance(config.agent.max_duration)
         assert running <= node.cancelled, "C8: a run that nobody ended"
-        for run_id in list(node.runs):
-            node.fail(run_id)
+        while node.runs:  # an agent that ends makes room for one that waits
+            for run_id in list(node.runs):
+                node.fail(run_id)
+            node.advance(config.agent.max_duration)
         node.advance(config.sessions.ttl + config.store.retry)
-        for run_id in list(node.runs):  # that waited for their turn
-            node.fail(run_id)
-        node.advance(config.agent.max_duration + config.sessions.ttl + config.store.retry)
         gateway = node.gateway
         left = (gateway.connections, gateway.sessions, gateway.runs)
         assert left == (0, 0, 0), f"connections, sessions, runs are left: {left}"
