@@ -28,8 +28,9 @@ from qaws_proto.testing.histories import Act
 from qaws_proto.testing.node import UNIX, counter
 from qaws_proto.testing.peer import BINARY, CLOSE, PING, TEXT, compressed, frame, request, upgrade
 from qaws_proto.testing.recording import RecordedGateway
+from qaws_proto.testing.redaction import Redactor
 from qaws_proto.testing.replay import Replay
-from qaws_proto.testing.trace import Trace
+from qaws_proto.testing.trace import Head, Step, Trace
 from tests.test_contract import CONFIGS, KEY, STORED, TOKENS, all_configs, histories, play
 
 NOW = Now(5.0, UNIX)
@@ -279,6 +280,43 @@ def test_a_message_is_compressed_to_any_length_that_is_long_enough(plain: bytes,
     inflate = zlib.decompressobj(-15)
     assert inflate.decompress(stream + b"\x00\x00\xff\xff") == plain
     assert inflate.unused_data == b""
+
+
+PLAIN = json.dumps(AUTH).encode()
+CONVERSATION = (
+    upgrade("/", OFFER, f"Cookie: {CANARY}") + frame(TEXT, compressed(PLAIN), reserved=4)
+    + frame(TEXT, PLAIN[:40], fin=False) + frame(PING, b"x") + frame(0, PLAIN[40:])
+    + frame(BINARY, CANARY.encode()) + frame(CLOSE) + CANARY.encode()
+)  # fmt: skip
+
+
+@pytest.mark.clause("C3")
+@given(st.lists(st.integers(1, 300), max_size=12))
+def test_what_is_covered_does_not_depend_on_the_reads(sizes: list[int]) -> None:
+    assert said(*cut(CONVERSATION, sizes)) == said(CONVERSATION)
+
+
+@pytest.mark.clause("C7")
+def test_no_more_waits_than_a_connection_may_send_within_a_message() -> None:
+    limits = {"max_message_size": 1024, "frame_burst": 50, "frames_per_second": 10, "message_timeout": 5}
+    written: list[Step] = []
+    redactor = Redactor(Head(configure(limits=limits), False), written.append)
+    redactor.take(taken(ConnectionOpened(1)), ())
+    redactor.take(taken(BytesReceived(1, upgrade() + frame(TEXT, CANARY.encode(), fin=False))), ())
+    room = 1024 + 64 * 1024 + (50 + 10 * 5) * 131
+    pings = [taken(BytesReceived(1, frame(PING, bytes(125)))) for _ in range(room // 131 + 1)]
+    for ping in pings[:-5]:
+        redactor.take(ping, ())
+    assert len(written) == 1, "all of them wait for the rest of the message"
+    for ping in pings[-5:]:
+        redactor.take(ping, ())
+    assert len(written) == 2 + len(pings)
+    assert not any(CANARY[:20].encode() in text for step in written for text in strings(tuple(step.input)))
+
+
+def taken(event: Input) -> Step:
+    """A step of which nothing came."""
+    return Step(1, NOW, event, (), (), "")
 
 
 @given(

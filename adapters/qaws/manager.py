@@ -305,11 +305,13 @@ class WebSocketManager(LiveControl):
 
     async def close_store(self, patience: float | None = None) -> None:
         """For a server that has stopped: close the store, also where the task is cancelled; see `StorePort.close`."""
-        if self.store_port is not None:
-            with anyio.CancelScope(shield=True):
-                await self.store_port.close(patience)
-        if self._recording is not None:
-            self._recording.close()
+        try:
+            if self.store_port is not None:
+                with anyio.CancelScope(shield=True):
+                    await self.store_port.close(patience)
+        finally:
+            if self._recording is not None:
+                self._recording.close()
 
 
 def _recording(

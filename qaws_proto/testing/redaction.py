@@ -185,7 +185,7 @@ class _Stream:
             if (head[0] & 0x80 and opcode < CLOSE) or not any(one.first & 0x0F < CLOSE for one in self._frames):
                 self._cover(whole=True)
         if over or len(self._bytes) > self._most:
-            self._break_off()
+            self._break_off(kept=self._take_unfinished())
 
     def _refused(self, head: bytes) -> bool:
         """Whether the node breaks off at this header."""
@@ -204,16 +204,19 @@ class _Stream:
         size = length + sum(one.end - one.start for one in data)
         return (opcode != 0) is bool(data) or size > top or len(data) == self._limits.max_fragments
 
-    def _break_off(self, kept: int = 0) -> None:
-        """Nothing is read any more, but for so many bytes of a header: cover what has come of a message."""
+    def _take_unfinished(self) -> int:
+        """Take in what has come of the last frame; of its header, where that is all, the number of bytes."""
         head = bytes(self._bytes[self._at : self._at + 14])
         size = header_size(head)
         if len(head) < size:
-            kept = len(head)
-        elif not kept:  # a frame that has not come to its end
-            end = min(self._at + size + payload_length(head), len(self._bytes))
-            self._frames.append(_Frame(head[0], head[size - 4 : size], self._at + size, end))
-            self._at = end
+            return len(head)
+        start = self._at + size
+        self._at = min(start + payload_length(head), len(self._bytes))
+        self._frames.append(_Frame(head[0], head[size - 4 : size], start, self._at))
+        return 0
+
+    def _break_off(self, kept: int = 0) -> None:
+        """Nothing is read any more, but for so many bytes of a header: cover what has come of a message."""
         self._cover(whole=False)
         self._covered += self._bytes[:kept]
         del self._bytes[:kept]
