@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -13,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -281,6 +283,36 @@ def test_a_conversation_under_an_asgi_host_replays_to_the_same_messages(host: st
     told = sorted(number for number in sent if b"agent_response" in sent[number])
     assert [sent[number].decode().splitlines() for number in told] == heard
     check_secrets(path, trace, first, second)
+
+
+async def talk_with_aiohttp(url: str, given: str, *, in_header: bool) -> None:
+    """Log in, ask, and leave."""
+    headers = {"Authorization": f"Bearer {given}"} if in_header else {}
+    async with (
+        aiohttp.ClientSession(cookies={"a": COOKIE}) as session,
+        session.ws_connect(url, headers=headers, compress=15) as socket,
+    ):
+        if not in_header:
+            await socket.send_json({"type": "auth", "token": given})
+        await socket.send_json({"type": "chat_message", "content": "some", "stream": True})
+        while (await socket.receive_json(timeout=PATIENCE))["type"] != "agent_response":
+            pass
+
+
+def test_a_conversation_with_aiohttp_is_recorded_without_secrets_and_replays(folder: Path) -> None:
+    config = json.loads((folder / "config.yaml").read_text("utf-8"))
+    del config["websocket"]["security"]["ssl"]
+    (folder / "config.yaml").write_text(json.dumps(config), "utf-8")
+    tokens = token("ana"), token("eva")
+    arguments = ("--config", "config.yaml", "--agent", "mine:agent", "--record", "traces")
+    with serving(*arguments, cwd=str(folder)) as server:
+        for given, in_header in zip(tokens, (True, False), strict=True):
+            asyncio.run(talk_with_aiohttp(server.url, given, in_header=in_header))
+    path, trace = only_trace(folder / "traces")
+    sent = replayed(trace)
+    assert b"permessage-deflate" in sent[1]
+    assert sorted(sent) == [1, 2]
+    check_secrets(path, trace, *tokens)
 
 
 # ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────────────

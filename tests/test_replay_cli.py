@@ -112,6 +112,7 @@ def test_what_is_no_whole_record_is_said(command: Command, change: Callable[[lis
 
 def test_what_breaks_off_behind_the_last_step_that_is_wanted_does_not_matter(command: Command) -> None:
     assert command([*history(), "{"], "--until", "4")[0] == 0
+    assert command([*history(), "{"], "--until", "50")[0] == 2
 
 
 def test_events_of_a_user_need_a_program(command: Command) -> None:
