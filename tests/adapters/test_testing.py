@@ -303,6 +303,13 @@ def test_sessions_are_kept_by_a_store(tmp_path: Path) -> None:
         assert [event.type for event in again.heard].count("agent_response") == 1
 
 
+def test_everybody_says_goodbye_at_the_end() -> None:
+    with play(echo) as node:
+        ana = node.connect()
+    assert [note.fields["code"] for note in node.notes if note.name == "closed"] == [1000]
+    assert not ana.client.connected
+
+
 def test_the_end_waits_for_nobody() -> None:
     told: list[str] = []
 

@@ -59,6 +59,14 @@ def test_time_passes_as_far_as_it_is_told_to(loop: VirtualLoop) -> None:
     assert loop.now() == (START.mono + 10, START.unix - 90)
 
 
+def test_no_time_is_lost_by_rounding(loop: VirtualLoop) -> None:
+    expected = START.mono
+    for step in range(1, 300):
+        expected += step / 7
+        loop.pass_time(step / 7)
+        assert loop.time() == expected
+
+
 def test_what_is_late_is_told_where_it_waits(loop: VirtualLoop) -> None:
     async def the_culprit() -> None:
         while True:
