@@ -89,6 +89,8 @@ def _host(event: RequestReceived) -> Host:
 def _tell(client: Client, event: BytesReceived | CloseReceived | WriteBlocked | WriteDrained) -> None:
     if isinstance(event, BytesReceived):
         client.read = max(client.read, len(event.data))
+        if client.stream.head is None:
+            client.stream.request += event.data
     elif isinstance(event, CloseReceived):
         assert client.host is not None
         client.host.closed = event.code

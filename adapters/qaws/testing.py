@@ -362,7 +362,7 @@ class Peer(Client):
     """One connection of a node, for a test that speaks the protocol itself; every event is held to the contract."""
 
     def __init__(self, play: Play, link: Link, number: int) -> None:
-        super().__init__(cast(NodeUnderTest, _Steps(play, link)), number)  # of which it asks nothing but `step`
+        super().__init__(cast(NodeUnderTest, _Steps(play, link)), number)  # of which it asks nothing but these two
         self.link = link
         self.answers_pings = True  # by itself; they are not among what it has heard then
         play.host.spawn(self._read)
@@ -388,6 +388,8 @@ class Peer(Client):
 
 class _Steps:
     """The node of a `Peer`: what it does goes through its connection."""
+
+    own_events = True  # a node may have some; those of the protocol are judged all the same
 
     def __init__(self, play: Play, link: Link) -> None:
         self._play = play

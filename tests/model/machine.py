@@ -20,12 +20,15 @@ from qaws_proto.effects import Effect, Note
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.host import Host
 from qaws_proto.testing.node import ADDRESS, SECRET, NodeUnderTest, configure, token
+from qaws_proto.testing.peer import upgrade
 from qaws_proto.testing.store import StoreModel
 from qaws_proto.wire.http import Request
 
 TTL, GRACE, LONG = 60.0, 5.0, 86_400.0  # seconds; what is LONG is not due within a walk
 SEATS = {"ana-1": "ana", "ana-2": "ana", "eva": "eva"}
-HEADERS = {user: (("host", "localhost"), ("authorization", f"Bearer {token(user)}")) for user in ("ana", "eva")}
+HEAD = upgrade()  # what an answer has to be one to
+KEY = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")  # of that one
+HEADERS = {user: (("host", "localhost"), KEY, ("authorization", f"Bearer {token(user)}")) for user in ("ana", "eva")}
 
 Event = dict[str, Any]
 
@@ -156,6 +159,7 @@ class Line(Host):
     """A host for a peer whose request and messages need no reading: an upgrade, then text."""
 
     def __init__(self, user: str) -> None:
+        self.head = HEAD
         self.request = Request("GET", "/", HEADERS[user])
         self.upgrade = self.denial = True
         self.refused = self.closed = None
