@@ -81,6 +81,8 @@ def run(
     _print(summary, time.monotonic() - began, verbose=verbose)
     for failed in summary.failures[:FAILURES]:
         _fail(failed, config)
+    if summary.failures:
+        _keep(*simulate(summary.failures[0].seed, config=settings))
     return 1 if summary.failures else 0
 
 
@@ -110,7 +112,8 @@ def _one(seed: int, config: WebSocketConfig | None, until: int | None, *, verbos
             print(line)
     print(f"seed {seed}: {outcome.steps} steps, trace {outcome.digest[:16]}")
     if outcome.failure is not None:
-        print(outcome.failure, file=sys.stderr)
+        print(f"step {outcome.steps}: {outcome.failure}", file=sys.stderr)
+        _keep(world, outcome)
         return 1
     return 0
 
@@ -138,3 +141,10 @@ def _fail(failed: Outcome, config: Path | None) -> None:
     chosen = "" if config is None else f" --config {config}"
     print(f"seed {failed.seed}, step {failed.steps}: {failed.failure}", file=sys.stderr)
     print(f"    qaws simulate --seeds 1 --seed {failed.seed}{chosen}", file=sys.stderr)
+
+
+def _keep(world: World, outcome: Outcome) -> None:
+    """Write the trace of the node that a failure was found in, here, for `qaws replay` or a regression test."""
+    path = Path(f"simulation-{outcome.seed}.jsonl")
+    path.write_text("".join(world.trace()), "utf-8")
+    print(f"its trace is in {path}", file=sys.stderr)

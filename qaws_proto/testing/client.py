@@ -57,9 +57,14 @@ class Client:
         effects: list[Effect] = []
         for event in host.read(self.number, data):
             effects += self.node.step(event)
-            if answer := host.answer_close():
-                self.stream.receive(answer)
+            self.answered(host.answer())
+        self.answered(host.answer())
         return effects
+
+    def answered(self, data: bytes) -> None:
+        """Its host has said this by itself."""
+        if data:
+            self.stream.receive(data)
 
     def say(self, message: str | bytes) -> list[Effect]:
         """Send a message to a node at message level, as it is."""

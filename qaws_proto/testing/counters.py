@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..effects import Note
 
-#: By the reason of a connection's end, of a refused request, the end of a run, the result of a resume, a note.
+#: By the reason of a connection's end, of a refused request, the end of a run, the result of a resume, a note …
 CLOSED = {
     "slow_consumer": "slow consumer closed", "rate limit": "rate limit ignored", "taken over": "take-over",
     "heartbeat": "half-open detected", "auth timeout": "never authenticated", "token expired": "token expired",
@@ -53,7 +53,8 @@ SEEN = (
     "fragmented message", "compressed message", "compressed answer", "backlog of frames", "split inside the head",
     "single bytes", "transport blocked", "blocked and progressed", "reading paused", "agent held back", "run queued",
     "run run again", "wall clock jumped", "early timer", "cut", "half-open", "stalled", "client gave up for good",
-    "gap told", "message-level peer", "answer lost", "ping answered", "metrics asked for", "interrupted by a message",
+    "gap told", "message-level peer", "answer lost", "ping answered", "metrics asked for",
+    "run interrupted by a restart",
 )  # fmt: skip
 NAMES = (
     *CLOSED.values(), *(f"{name} (http)" for name in REFUSED.values()), *RUNS.values(), *RESUMED.values(),
@@ -92,10 +93,12 @@ class Counters:
             self._look(RUNS, fields.get("end"))
         elif note.name == "resumed":
             self._look(RESUMED, fields.get("result"))
-        elif note.name == "event_refused":
-            self._look(ERRORS, fields.get("error_code"))
         else:
             self._look(NOTES, note.name)
+
+    def error(self, code: str) -> None:
+        """A client was told an error that ends no run."""
+        self._look(ERRORS, code)
 
     def _look(self, table: Mapping[str, str], key: object) -> None:
         name = table.get(str(key))

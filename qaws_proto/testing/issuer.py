@@ -39,6 +39,12 @@ class Issuer:
         keys = [{"kty": "oct", "kid": f"k{number}", "k": _base64(self._secret(number))} for number in newest]
         return json.dumps({"keys": keys}).encode()
 
+    def secrets(self) -> list[str]:
+        """All that it has signed with."""
+        configured = self._config.jwt_secret
+        own = [] if configured is None else [configured.get_secret_value()]
+        return own + [self._secret(number) for number in range(1, self._keys + 1)]
+
     def token(self, user_id: str, *, unix: float, life: int) -> str:
         """A token of a user, good for so many seconds."""
         self._count += 1

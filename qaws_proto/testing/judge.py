@@ -6,18 +6,24 @@ no text of an exception is anywhere but where it belongs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ..clock import Now
-from ..effects import Effect, PauseReading, ResumeReading, SendBytes
+from ..clock import Now, Reason
+from ..effects import Effect, MessageEffect, Note, PauseReading, ResumeReading, SaveRecords, SendBytes
 from ..gateway import Gateway
 from ..inputs import BytesReceived, Input, TimerFired
+from .agents import CANARY
 from .node import AT_ONCE
+from .recording import RecordedGateway
 from .streams import Random
+from .trace import Step
 
 if TYPE_CHECKING:
     from .node import NodeUnderTest
+    from .world import Node
+
+OF_THE_NODE = (Reason.KEYS, Reason.STORE, Reason.DRAIN)  # timers that no connection, run or session has
 
 Ids = Callable[[int], Callable[[], str]]
 
@@ -25,13 +31,30 @@ Ids = Callable[[int], Callable[[], str]]
 class Incarnation:
     """One life of a world's node, and how many ids were given out before it."""
 
-    def __init__(self, node: NodeUnderTest, first_id: int) -> None:
+    def __init__(self, node: Node, first_id: int) -> None:
         self.node = node
         self.first_id = first_id
 
     def again(self, ids: Ids) -> Gateway:
         """The same gateway, before anything happened to it."""
         return Gateway(self.node.config, ids=ids(self.first_id), durable=self.node.store is not None)
+
+    def trace(self, ids: Ids) -> Iterator[str]:
+        """The lines of its trace, as far as it came: the inputs again, secrets taken out."""
+        steps: list[Step] = []
+        gateway = RecordedGateway(
+            self.node.config, ids=ids(self.first_id), write=steps.append, durable=self.node.store is not None,
+            kind="simulation", redacted=True,
+        )  # fmt: skip
+        for event, now in self.node.inputs:
+            try:
+                gateway.step(event, now)
+            except Exception:  # noqa: BLE001 - it is a step as well, and the last one
+                break
+        gateway.finish()
+        yield gateway.head.line() + "\n"
+        for step in sorted(steps, key=lambda step: step.seq):
+            yield step.line() + "\n"
 
 
 def check_replay(life: Incarnation, ids: Ids) -> None:
@@ -74,6 +97,34 @@ def _in_other_reads(gateway: Gateway, event: Input, now: Now, random: Random) ->
             now = Now(max(wake_at, now.mono), now.unix)
             effects += gateway.step(TimerFired(), now)
     return effects
+
+
+def check_secrets(life: Incarnation, secrets: Iterable[str]) -> None:
+    """C12: nothing secret goes over the wire, into notes or into the store; nor what an agent's exception says."""
+    told: list[str] = []
+    for _, _, effects in life.node.history:
+        for effect in effects:
+            if isinstance(effect, SendBytes):
+                told.append(effect.data.decode("latin-1"))
+            elif isinstance(effect, Note):
+                told.append(repr(effect))
+            elif isinstance(effect, SaveRecords | MessageEffect):
+                told.append(str(tuple(effect)))
+    told += [str(event) for client in life.node.clients.values() for event in client.heard]  # what was compressed, too
+    text = "\n".join(told)
+    for secret in (CANARY, *secrets):
+        assert secret not in text, f"C12: told: {text[max(0, text.index(secret) - 80) :][:200]}"
+
+
+def check_timers(node: NodeUnderTest) -> None:
+    """No timer is set for what is not there any more; of runs there are none."""
+    open_ones = {number for number, client in node.clients.items() if not client.dropped}
+    sessions = {session.number for session in node.gateway._sessions}
+    for reason, owner in node.timers():
+        if reason is Reason.SESSION:
+            assert owner in sessions, f"{reason} for session {owner}, which is gone"
+        elif reason not in OF_THE_NODE:
+            assert owner in open_ones, f"{reason} for {owner}, which is gone"
 
 
 def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..admission.tokens import issue_token
-from ..clock import Now
+from ..clock import Now, Owner, Reason
 from ..config import DEFLATE_SLICE, AuthenticationConfig, WebSocketConfig
 from ..effects import (
     CancelRun,
@@ -98,6 +98,8 @@ def counter() -> Callable[[], str]:
 
 class NodeUnderTest:
     """A gateway, its clock, its clients, and the agent runs it has started. The test plays the agent."""
+
+    client_type = Client
 
     def __init__(
         self, config: WebSocketConfig | None = None, store: StoreModel | None = None, *, prompt: bool = True,
@@ -203,7 +205,7 @@ class NodeUnderTest:
     def open(self, peer: str | None = ADDRESS, *, internal: bool = False) -> Client:
         """A peer connects, and says nothing yet; `internal`: at the address of `metrics.listen`."""
         number = len(self.clients)
-        client = self.clients[number] = Client(self, number)
+        client = self.clients[number] = self.client_type(self, number)
         self.step(ConnectionOpened(number, peer, internal))
         return client
 
@@ -216,7 +218,7 @@ class NodeUnderTest:
     def request(self, data: bytes | None = None, *, denial: bool = True, peer: str | None = ADDRESS) -> Client:
         """A peer connects to a host, with this request (an upgrade); the node is told of it at message level."""
         number, host = len(self.clients), Host(upgrade() if data is None else data, denial=denial)
-        client = self.clients[number] = Client(self, number, host)
+        client = self.clients[number] = self.client_type(self, number, host)
         self.step(host.open(number, peer))
         client.send_bytes(b"")  # what came behind the head
         return client
@@ -380,6 +382,10 @@ class NodeUnderTest:
         """The one note of this name."""
         (found,) = [note for note in self.notes if note.name == name]
         return found
+
+    def timers(self) -> list[tuple[Reason, Owner]]:
+        """Every timer that is set: why, and for what."""
+        return list(self.gateway._timers._due)
 
     @property
     def ended(self) -> set[str]:

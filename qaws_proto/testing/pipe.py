@@ -142,15 +142,22 @@ class End(Protocol):
         """The transport is gone."""
 
 
+Accept = Callable[["Pipe", bytes], Client | None]
+
+
 class Pipe:
     """The transport between a client's `end` and the node's `peer`. `number` is that of the connection at the node."""
 
-    def __init__(self, name: str, schedule: Schedule, network: Network, random: Random, end: End) -> None:
+    def __init__(
+        self, name: str, schedule: Schedule, network: Network, random: Random, end: End, accept: Accept | None = None
+    ) -> None:
+        """`accept`: the node hears of it by a host, which has to read the whole request first."""
         self.peer: Client | None = None  # None before the node has heard of it, and when it hears no more
         self.end: End | None = end  # None where the client hears no more
         self.name = name
         self._schedule = schedule
         self._random = random
+        self._accept = accept
         self._early = bytearray()  # what came before the node heard of it
         self.up = Lane(f"bytes of {name}", schedule, network, random, self._reach_node, self._eof_at_node)
         self.down = Lane(f"bytes for {name}", schedule, network, random, self._reach_client, self._lose_client)
@@ -164,6 +171,12 @@ class Pipe:
     # ── the node's side ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _reach_node(self, data: bytes) -> None:
+        if self._accept is not None:
+            self._early += data
+            if b"\r\n\r\n" in self._early:
+                accept, self._accept = self._accept, None
+                self.peer = accept(self, bytes(self._early))
+            return
         peer = self.peer
         while data and peer is not None and not peer.dropped:
             size = peer.node.gateway.read_size(peer.number)
@@ -171,7 +184,7 @@ class Pipe:
             data = data[size:]
 
     def _eof_at_node(self) -> None:
-        peer, self.peer = self.peer, None
+        peer, self.peer, self._accept = self.peer, None, None
         if peer is not None and not peer.dropped:
             peer.eof() if self._random.random() < 0.5 else peer.lose()
 
@@ -235,10 +248,10 @@ class Pipe:
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def cut(self, *, half: bool) -> None:
-        """Break it. The node does not hear of that where it is `half` open then."""
+        """Break it. The node does not hear of that where it is `half` open then; a host would find out by itself."""
         self.up.close()
         self._lose_client()
-        if not half:
+        if not half or self.peer is None or self.peer.host is not None:
             self._schedule.plan(self.up.network.latency, f"{self.name} is gone", self._eof_at_node)
 
     def stall(self, seconds: float) -> None:
@@ -251,7 +264,7 @@ class Pipe:
 
     def crash(self) -> None:
         """The node is gone, and hears and says nothing more; the client learns of it now, or by the silence."""
-        self.peer = None
+        self.peer = self._accept = None
         self.up.close()
         self.down.close()
         if self._random.random() < 0.7:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..inputs import AddressUnblocked, UserUnblocked
 from .history import Rules, check_heard, check_log
-from .judge import check_reads, check_replay
+from .judge import check_reads, check_replay, check_secrets, check_timers
 from .users import Tab, User
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _await_recovery(world: World) -> None:
 def be_kind(world: World) -> None:
     """No more faults: the node is up, the network fast, the store prompt, agents finish, nobody is kept out."""
     world.calm = True
+    world.set_clock_right()
     world.network = world.network.calm()
     world.disk.faults = world.disk.faults._replace(slow=0.002, stall_p=0.0, save_p=0.0, load_p=0.0)
     for pipe in world.pipes:
@@ -83,6 +84,7 @@ def check_idle(world: World) -> None:
     assert (gauges.handshakes, gauges.blocked, gauges.out_bytes, gauges.unsaved_bytes) == (0, 0, 0, 0), gauges
     for number in node.clients:
         assert gateway.buffered_bytes(number) == 0, f"connection {number} holds bytes"
+    check_timers(node)
 
 
 def check_fresh(world: World) -> None:
@@ -113,12 +115,10 @@ def check_history(world: World) -> None:
                 if session_id == tab.session_id:
                     check_log(tab.heard, payloads)
 
-    def ids(first: int) -> object:
-        numbers = iter(range(first + 1, 1 << 30))
-        return lambda: world.streams.text(f"id {next(numbers)}")
-
     random = world.streams.stream("reads")
+    secrets = [*world.issuer.secrets(), *world.issuer.issued]
     for life in world.past:
-        check_replay(life, ids)  # type: ignore[arg-type]
+        check_replay(life, world.ids_from)
+        check_secrets(life, secrets)
         if world.store is None and world.seed % 4 == 0:
-            check_reads(life, ids, random)  # type: ignore[arg-type]
+            check_reads(life, world.ids_from, random)

@@ -72,6 +72,10 @@ class Stranger:
         """Send an event."""
         self.send(text(event))
 
+    def heard(self, message_id: str) -> bool:
+        """Whether its message of this id was accepted."""
+        return self.client is not None and any(event.get("correlation_id") == message_id for event in self.client.heard)
+
     def leave(self) -> None:
         """Break the connection."""
         if self.client is not None and not self.gone:
@@ -115,9 +119,11 @@ def _endless_fragments(peer: Stranger) -> Iterator[float]:
 def _bomb(peer: Stranger) -> Iterator[float]:
     peer.enter(OFFER)
     yield 0.1
-    peer.send(deflated({"type": "ping", "id": "y" * 40}) + deflated(chat("z" * 300, id=f"z{peer.random.random()}")))
-    yield 0.1
-    peer.send(frame(TEXT, compressed(b" " * (2 << 20)), reserved=4))
+    peer.send(deflated({"type": "ping", "id": "y" * 40}) + deflated(chat("z" * 300, id="z1", session_id="z")))
+    yield 0.5
+    if peer.heard("z1"):
+        peer.world.counters.count("compressed message")
+    peer.send(frame(TEXT, peer.random.choice((compressed(b" " * (2 << 20)), b"\x07\x07")), reserved=4))
     yield 1.0
 
 
@@ -233,7 +239,9 @@ def _unfinished(peer: Stranger) -> Iterator[float]:
     peer.send(frame(TEXT, message[:9], fin=False))
     yield 0.1
     peer.send(frame(PING) + frame(0, message[9:]))
-    yield 0.1
+    yield 0.5
+    if peer.heard("p1"):
+        peer.world.counters.count("fragmented message")
     peer.send(frame(TEXT, message[:9], fin=False))
     yield 9.0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import count
 
 from ..client.io import ClientFault
 from ..clock import Now
@@ -34,18 +35,19 @@ from ..effects import (
 from ..inputs import ConnectionOpened, Input, KeysFailed, KeysLoaded, TimerFired
 from . import faults, recovery
 from .agents import Agents
-from .client import Client
 from .counters import Counters
 from .disk import Disk
 from .history import Truth
+from .host import Host
 from .issuer import Issuer
 from .judge import Incarnation
-from .node import MONO, UNIX, NodeUnderTest, configure
+from .node import AT_ONCE, MONO, UNIX, NodeUnderTest, configure
 from .pipe import Network, Pipe
 from .profile import Profile, draw
 from .schedule import Schedule
 from .store import StoreModel
 from .streams import Streams
+from .taps import Tap, Watched
 from .users import Tab, User
 
 DAY = 86_400.0  # seconds
@@ -57,27 +59,20 @@ class Reached(Exception):
     """The step is reached up to which the world was to run."""
 
 
-class Tap(Client):
-    """The node's end of a pipe."""
-
-    def __init__(self, node: NodeUnderTest, number: int, pipe: Pipe) -> None:
-        super().__init__(node, number)
-        self.pipe = pipe
-
-    def hear(self, data: bytes) -> None:
-        super().hear(data)
-        self.pipe.written(data)
-
-
 class Node(NodeUnderTest):
     """The node of a world: what it wants done, the world does, later."""
 
+    client_type = Watched
+
     def __init__(self, world: World, config: WebSocketConfig, store: StoreModel | None, ids: Callable[[], str]) -> None:
         self.world = world
+        self.counters = world.counters
+        self.inputs: list[tuple[Input, Now]] = []
         super().__init__(config, store, ids=ids, prompt=False, opened=False, now=world.now)
 
     def step(self, event: Input) -> list[Effect]:
         self.world.before_step(event)
+        self.inputs.append((event, self.now))
         effects = super().step(event)
         self.world.after_step(event, effects)
         return effects
@@ -126,8 +121,10 @@ class World:
         self._unix_ahead = UNIX - MONO
         if self.config.agent.budget.per_day is not None:  # what is refused until midnight comes to its end, too
             self._unix_ahead += -UNIX % DAY - self.profile.chaos - MIDNIGHT
+        self._furthest = self._unix_ahead
         self._hash = sha256()
         self._ids = 0
+        self._transports = 0
         self._now = ""
 
     @property
@@ -192,15 +189,23 @@ class World:
         node = self.node
         if node is not None:
             node.now = self.now
+            wake_at = node.gateway.wake_at
+            if wake_at is not None and 0 < wake_at - node.now.mono < AT_ONCE:
+                self.counters.count("backlog of frames")
             node.settle()
             node.marks.append(len(node.history))
             self.schedule.mono = max(self.schedule.mono, node.now.mono)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back."""
+        self._furthest = max(self._furthest, self._unix_ahead)
         self._unix_ahead += seconds
         if self.node is not None:
             self.node.now = self.now
+
+    def set_clock_right(self) -> None:
+        """Let the wall clock be no earlier than it has ever been: what was revoked by then is of the past."""
+        self.jump(max(0.0, self._furthest - self._unix_ahead))
 
     def state(self) -> list[str]:
         """How everything stands, a line each, for people."""
@@ -225,6 +230,15 @@ class World:
         self.node = Node(self, self.config, self.store, ids)
         self.past.append(Incarnation(self.node, first))
         self.node.open_store()
+
+    def ids_from(self, first: int) -> Callable[[], str]:
+        """The ids again that were given out behind the first so many."""
+        numbers = count(first + 1)
+        return lambda: self.streams.text(f"id {next(numbers)}")
+
+    def trace(self) -> list[str]:
+        """The trace of the newest life of the node, secrets taken out; `qaws replay` reads it."""
+        return list(self.past[-1].trace(self.ids_from)) if self.past else []
 
     def kill_node(self) -> None:
         """The node's process is gone, with all its connections and agents."""
@@ -303,14 +317,27 @@ class World:
         node = self.node
         if node is None or random.random() < self.network.refuse_p:
             return None
-        number = len(node.clients)
-        pipe = Pipe(f"{tab.name}#{number}", self.schedule, self.network, random, tab)
-        tap = Tap(node, number, pipe)
-        pipe.peer = tap
-        node.clients[number] = tap
+        hosted = random.random() < self.profile.hosted_p
+        self._transports += 1
+        name = f"{tab.name}#{self._transports}"
+        accept = (lambda pipe, head: self._request(pipe, head, tab.user.address)) if hosted else None
+        pipe = Pipe(name, self.schedule, self.network, random, tab, accept)
         self.pipes.append(pipe)
-        node.step(ConnectionOpened(number, tab.user.address))
+        if not hosted:
+            number = len(node.clients)
+            pipe.peer = node.clients[number] = Tap(node, number, pipe)
+            node.step(ConnectionOpened(number, tab.user.address))
         return pipe
+
+    def _request(self, pipe: Pipe, head: bytes, address: str) -> Tap | None:
+        """A host that frames by itself has read a whole request."""
+        node = self.node
+        if node is None:
+            return None
+        number, host = len(node.clients), Host(head, denial=True)
+        tap = node.clients[number] = Tap(node, number, pipe, host)
+        node.step(host.open(number, address))
+        return tap
 
     def judge_end(self, tab: Tab, fault: ClientFault) -> None:
         """An honest client has given up: there has to be an excuse for that."""
