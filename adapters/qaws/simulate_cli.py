@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,6 +27,7 @@ from .serving import UsageError
 from .settings import load
 
 BATCH = 20  # worlds that a process is given at once
+LONGEST = 60.0  # seconds of processor time for one world, of which most take a tenth of one
 FAILURES = 5  # that are told at length
 
 simulation = App(name="simulate", help="Let many worlds go wrong in virtual time, and see what holds.")
@@ -82,7 +85,7 @@ def run(
     for failed in summary.failures[:FAILURES]:
         _fail(failed, config)
     if summary.failures:
-        _keep(*simulate(summary.failures[0].seed, config=settings))
+        _keep(*happen(summary.failures[0].seed, settings))
     return 1 if summary.failures else 0
 
 
@@ -99,12 +102,33 @@ def _happen(seeds: range, config: WebSocketConfig | None, jobs: int) -> Iterator
 
 
 def _batch(seeds: range, config: WebSocketConfig | None) -> list[Outcome]:
-    return [simulate(seed, config=config)[1] for seed in seeds]
+    return [happen(seed, config)[1] for seed in seeds]
+
+
+class Endless(BaseException):
+    """A world takes far longer than any that goes on; no part of it may catch this."""
+
+
+def happen(seed: int, config: WebSocketConfig | None = None, *, until: int | None = None) -> tuple[World, Outcome]:
+    """The world of a seed; one that is stuck within a step is a failure, too, where the system can tell (POSIX)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return simulate(seed, config=config, until=until)
+
+    def stuck(number: int, frame: object) -> None:
+        raise Endless(f"not over within {LONGEST:g} s of processor time")
+
+    before = signal.signal(signal.SIGVTALRM, stuck)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST)
+    try:
+        return simulate(seed, config=config, until=until)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _one(seed: int, config: WebSocketConfig | None, until: int | None, *, verbose: bool) -> int:
     """One world, with its last steps where it was stopped or has failed."""
-    world, outcome = simulate(seed, config=config, until=until)
+    world, outcome = happen(seed, config, until=until)
     if verbose or until is not None or outcome.failure is not None:
         _describe(world, outcome)
         print("\n".join(world.latest))

@@ -43,7 +43,6 @@ class Lane:
                  end: Callable[[], None]) -> None:  # fmt: skip
         self.network = network
         self.held = 0  # bytes on their way
-        self.pieces = 0  # that came out
         self._what = what
         self._schedule = schedule
         self._random = random
@@ -86,24 +85,25 @@ class Lane:
         self._schedule.plan(max(0.0, at - self._schedule.mono), self._what, self._arrive)
 
     def _arrive(self) -> None:
-        """Let out what has arrived; what comes at nearly the same time is read at once."""
-        now, segments = self._schedule.mono, self._segments
-        if self._held_up or not segments:
+        """Let out what has arrived: one piece, or all that comes within the time in which pieces are joined."""
+        now, segments = self._schedule.mono + MICROSECOND, self._segments  # plans are rounded
+        if self._held_up or not segments or segments[0][0] > now:
             return
-        if now + MICROSECOND < self._free_at:
+        if now < self._free_at:
             self._wake(self._free_at)
             return
-        data = bytearray()
-        until = now + self.network.join + MICROSECOND  # plans are rounded
-        while segments and segments[0][0] <= until and segments[0][1] is not None:
-            data += segments.popleft()[1] or b""
-        if data:
-            self.held -= len(data)
-            self.pieces += 1
-            self._out(bytes(data))
-        if not self._held_up and segments and segments[0][1] is None and segments[0][0] <= until:
+        segment = segments.popleft()[1]
+        if segment is None:
             self.close()
             self._end()
+            return
+        data = segment
+        while (
+            self.network.join and segments and segments[0][0] <= now + self.network.join and segments[0][1] is not None
+        ):
+            data += segments.popleft()[1] or b""
+        self.held -= len(data)
+        self._out(data)
 
     def stall(self, seconds: float) -> None:
         """Let nothing out for so long."""
@@ -112,8 +112,7 @@ class Lane:
     def flow(self) -> None:
         """End a stall."""
         self._free_at = 0.0
-        if self._segments:
-            self._wake(self._schedule.mono)
+        self._wake_all()
 
     def hold(self) -> None:
         """The reader reads no more until `release`."""
@@ -122,8 +121,11 @@ class Lane:
     def release(self) -> None:
         """The reader reads on."""
         self._held_up = False
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for at, _ in self._segments:
-            self._wake(max(at, self._schedule.mono))
+            self._wake(at)
 
     def close(self) -> None:
         """Nothing will ever come out again."""
