@@ -48,6 +48,7 @@ def run(
     seed: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     verbose: Annotated[bool, Flag()] = False,
+    require_all: Annotated[bool, Flag()] = False,
     jobs: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     config: Path | None = None,
 ) -> int:
@@ -63,6 +64,8 @@ def run(
         With --seeds 1: stop behind this step, and print the last ones.
     verbose
         Print of each world what was drawn for it.
+    require_all
+        Fail where one of the rare states that are counted was not reached.
     jobs
         Processes (default: as many as there are processors).
     config
@@ -86,7 +89,7 @@ def run(
         _fail(failed, config)
     if summary.failures:
         _keep(*happen(summary.failures[0].seed, settings))
-    return 1 if summary.failures else 0
+    return 1 if summary.failures or (require_all and summary.counters.missing) else 0
 
 
 def _happen(seeds: range, config: WebSocketConfig | None, jobs: int) -> Iterator[Outcome]:

@@ -169,7 +169,7 @@ def _command(world: World, random: Random) -> None:
         world.excuses |= {"4403", "403", "FORBIDDEN"}
     elif isinstance(command, UserRevoked | TokenRevoked):
         world.excuses |= {"AUTH_FAILED", "4403", "403", "4401"}
-    if world.profile.authentication == "keys" and random.random() < 0.5:
+    if world.config.security.authentication.key_source is not None and random.random() < 0.5:
         world.issuer.rotate()
         world.excuses |= {"AUTH_FAILED"}
         command = KeysRequested()

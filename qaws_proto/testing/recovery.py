@@ -46,6 +46,7 @@ def be_kind(world: World) -> None:
     world.disk.faults = world.disk.faults._replace(slow=0.002, stall_p=0.0, save_p=0.0, load_p=0.0)
     for pipe in world.pipes:
         pipe.set_network(world.network)
+    _check_deadlines(world)
     world.agents.end_all()
     world.pass_time(world.config.drain.timeout + 20)  # a drain that has begun ends, and the node comes back
     if world.node is not None:
@@ -53,6 +54,17 @@ def be_kind(world: World) -> None:
             if world.issuer.needed:
                 world.node.step(UserUnblocked("ops", "", user.id))
             world.node.step(AddressUnblocked("ops", "", user.address))
+
+
+def _check_deadlines(world: World) -> None:
+    """G1, G3, G5: no agent goes on for longer than it may, and none that was told to stop is waited for."""
+    agent = world.config.agent
+    calls = [call for call in world.agents.calls.values() if not call.over]
+    world.pass_time(agent.max_duration + agent.cancel_grace + 1)
+    for call in calls:
+        assert call.over or call.cancelled, f"G3: an agent of kind {call.kind} goes on: {call.run.run_id}"
+        waited_for = not call.over and call.run.run_id in call.node.stopping()
+        assert not waited_for, f"G5: an agent of kind {call.kind} is waited for: {call.run.run_id}"
 
 
 def _tabs(world: World) -> list[Tab]:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from itertools import count
 
+from pydantic import SecretStr
+
 from ..client.io import ClientFault
 from ..clock import Now
 from ..config import WebSocketConfig
@@ -41,7 +43,7 @@ from .history import Truth
 from .host import Host
 from .issuer import Issuer
 from .judge import Incarnation
-from .node import AT_ONCE, MONO, UNIX, NodeUnderTest, configure
+from .node import AT_ONCE, MONO, SECRET, UNIX, NodeUnderTest, configure
 from .pipe import Network, Pipe
 from .profile import Profile, draw
 from .schedule import Schedule
@@ -89,14 +91,15 @@ class World:
         self, seed: int, *, config: WebSocketConfig | None = None, profile: Profile | None = None,
         until: int | None = None,
     ) -> None:  # fmt: skip
-        """`config` stands in the place of the one that would be drawn; so does `profile` of the faults.
+        """`config` stands in the place of the one that would be drawn, with a secret in the place of public keys; so
+        does `profile` of the faults.
 
         `until`: the number of the step behind which the world stops.
         """
         self.seed = seed
         self.streams = Streams(seed)
         self.profile = profile or draw(self.streams)
-        self.config = config or _configured(self.profile)
+        self.config = _configured(self.profile) if config is None else _signed(config)
         self.until = until
         self.steps = 0
         self.calm = False
@@ -348,3 +351,14 @@ class World:
 def _configured(profile: Profile) -> WebSocketConfig:
     settings = {name: dict(section) for name, section in profile.settings.items()}
     return configure(authentication=profile.authentication == "secret", **settings)
+
+
+def _signed(config: WebSocketConfig) -> WebSocketConfig:
+    """The configuration with a secret that tokens can be signed with, where it has the public halves of keys alone."""
+    security = config.security
+    authentication = security.authentication
+    if not authentication.enabled or (authentication.jwt_secret is not None and authentication.key_source is None):
+        return config
+    keys = {"jwks": None, "public_key_file": None, "algorithm": "HS256", "jwt_secret": SecretStr(SECRET)}
+    security = security.model_copy(update={"authentication": authentication.model_copy(update=keys)})
+    return config.model_copy(update={"security": security})

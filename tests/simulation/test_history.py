@@ -148,7 +148,7 @@ def test_a_message_is_run_once(twice: Callable[[Truth], None], forgets: bool, re
     said.check_once(forgets=True, reruns=True)
 
 
-LOG = [accepted(), chunk(2, 0, "a"), chunk(3, 1, "b"), step(4, "t"), response(5, "ab")]
+LOG: list[ServerEvents] = [accepted(), chunk(2, 0, "a"), chunk(3, 1, "b"), step(4, "t"), response(5, "ab")]
 PAYLOADS = [json.dumps(event.model_dump(mode="json")).encode() for event in LOG]
 
 

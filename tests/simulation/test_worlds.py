@@ -11,7 +11,7 @@ from qaws_proto.testing.simulation import Outcome, simulate, summarize
 from qaws_proto.testing.world import World
 
 FIRST = 1_000_000
-WORLDS, PARTS = 120, 8  # of a run of the tests; `qaws simulate` has many more
+WORLDS, PARTS = 80, 8  # of a run of the tests; `qaws simulate` has many more
 
 
 @pytest.mark.clause("C1")
