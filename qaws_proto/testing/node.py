@@ -280,6 +280,7 @@ class NodeUnderTest:
             self._check_timer(before, effects)
         self._check_turn(effects)
         self._check_held()
+        self._check_paused()
         assert sum(isinstance(effect, SaveRecords) for effect in self.asked) <= 1, "two saves at once"
         if self.prompt and self.asked:
             return effects + self.answer()
@@ -298,6 +299,12 @@ class NodeUnderTest:
             if client.dropped:
                 del live[client.number]
         assert self.gateway.connections == len(live)
+
+    def _check_paused(self) -> None:
+        """C7: an agent is held back as long as somebody is behind, and no longer."""
+        for run_id in self.paused:
+            run = self.gateway._runs.find(run_id)
+            assert run is None or run.session.lagging, f"C7: {run_id} is held back, and nobody is behind"
 
     @property
     def _bound(self) -> int:

@@ -110,11 +110,18 @@ def check_fresh(world: World) -> None:
     assert set(tab.heard.ends) >= set(tab.asked), "a fresh client gets no answer"
 
 
+def _sessions_forgotten(world: World) -> bool:
+    """Whether sessions may have ended for want of time or room; not for certain, where there were too many to know."""
+    assert world.node is not None
+    past = world.node.gateway._sessions._past
+    return None in past.values() or len(past) >= world.config.sessions.max_sessions
+
+
 def check_history(world: World) -> None:
     """C2, C3, C8, C10, C11, C12 of the whole history."""
     config = world.config
     restarted = world.lives > 1
-    forgets = world.store is None
+    forgets = world.store is None and (restarted or _sessions_forgotten(world))
     rules = Rules(world.store is not None, forgets, restarted)
     for user in world.users:
         for tab in user.tabs:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .client import Client
+from .history import HONEST
 from .issuer import WRONG
 from .peer import BINARY, PING, PONG, TEXT, chat, close_frame, compressed, deflated, frame, request, text, upgrade
 from .streams import Random
@@ -43,15 +44,17 @@ class Stranger:
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is over, or the node that it was to."""
-        over = self.client is not None and (self.client.dropped or self.client.write_closed)
+        """Whether there is no connection, or not any more, or not to this node."""
+        client = self.client
+        over = client is None or client.dropped or client.write_closed
         return over or self.life != self.world.lives or self.world.node is None or self.world.calm
 
     def open(self, data: bytes = b"") -> None:
-        """Connect, and say this at once."""
-        assert self.world.node is not None
-        self.client = self.world.node.open(self.address)
-        self.send(data)
+        """Connect, where there is a node, and say this at once."""
+        if self.world.node is not None:
+            self.life = self.world.lives
+            self.client = self.world.node.open(self.address)
+            self.send(data)
 
     def send(self, data: bytes) -> None:
         """Send bytes, where the node reads."""
@@ -60,10 +63,10 @@ class Stranger:
             self.client.send_bytes(data[:size])
             data = data[size:]
 
-    def enter(self, *headers: str) -> None:
+    def enter(self, *headers: str, user_id: str | None = None) -> None:
         """Connect and upgrade, with a token where one is needed."""
         if self.world.issuer.needed:
-            user_id = self.random.choice(("user-1", "mallory"))
+            user_id = user_id or self.random.choice(("user-1", "mallory"))
             token = self.world.issuer.token(user_id, unix=self.world.now.unix, life=3600)
             headers = (*headers, f"Authorization: Bearer {token}")
         self.open(upgrade("/", *headers))
@@ -78,7 +81,7 @@ class Stranger:
 
     def leave(self) -> None:
         """Break the connection."""
-        if self.client is not None and not self.gone:
+        if self.client is not None and self.client.node is self.world.node and not self.client.dropped:
             self.client.lose()
 
 
@@ -175,8 +178,7 @@ def _ack_ahead(peer: Stranger) -> Iterator[float]:
 def _deaf_pings(peer: Stranger) -> Iterator[float]:
     peer.enter()
     yield 0.1
-    assert peer.client is not None
-    if not peer.gone and peer.client.stream.head is not None:
+    if peer.client is not None and not peer.gone and peer.client.stream.head is not None:
         peer.client.block()
     for _ in range(20):
         peer.send(frame(PING, b"are you there?") * 3)
@@ -272,20 +274,32 @@ def _many_sessions(peer: Stranger) -> Iterator[float]:
     yield 1.0
 
 
+def _repeater(peer: Stranger) -> Iterator[float]:
+    """Sends the same messages again and again, over every connection that it gets: each is run once."""
+    for _ in range(8):
+        peer.enter(user_id="mallory")
+        yield 0.5
+        for number in range(2):
+            peer.say(chat(f"{HONEST}repeated.{number} again", id=f"r{number}", session_id="repeated"))
+            yield 0.5
+        yield peer.random.uniform(0.5, 4.0)
+        peer.leave()
+
+
 SCRIPTS: dict[str, Script] = {
     "wrong frames": _wrong_frames, "frame flood": _frame_flood, "slow loris": _slow_loris,
     "endless fragments": _endless_fragments, "bomb": _bomb, "wrong tokens": _wrong_tokens, "old tokens": _old_tokens,
     "foreign resume": _foreign_resume, "ack ahead": _ack_ahead, "deaf pings": _deaf_pings, "half head": _half_head,
     "no HTTP": _no_http, "never authenticates": _never_authenticates, "bad events": _bad_events, "probes": _probes,
     "crowd": _crowd, "binary": _binary, "unfinished message": _unfinished, "early message": _early_message,
-    "bare reader": _bare_reader, "many sessions": _many_sessions,
+    "bare reader": _bare_reader, "repeater": _repeater, "many sessions": _many_sessions,
 }  # fmt: skip
 
 
 def play(peer: Stranger, name: str) -> Iterator[float]:
-    """What a peer does, until its connection or its node is gone, or it is done and leaves."""
+    """What a peer does, until it is done or the world calm, and leaves."""
     for delay in SCRIPTS[name](peer):
         yield delay
-        if peer.life != peer.world.lives or peer.world.node is None or peer.world.calm:
+        if peer.world.calm:
             break
     peer.leave()
