@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..clock import Now, Reason
+from ..conversation.run import State
 from ..effects import Effect, MessageEffect, Note, PauseReading, ResumeReading, SaveRecords, SendBytes
 from ..gateway import Gateway
 from ..inputs import BytesReceived, Input, TimerFired
@@ -120,11 +121,16 @@ def check_timers(node: NodeUnderTest) -> None:
     """No timer is set for what is not there any more; of runs there are none."""
     open_ones = {number for number, client in node.clients.items() if not client.dropped}
     sessions = {session.number for session in node.gateway._sessions}
-    for reason, owner in node.timers():
+    for reason, owner in node.gateway._timers._due:
         if reason is Reason.SESSION:
             assert owner in sessions, f"{reason} for session {owner}, which is gone"
         elif reason not in OF_THE_NODE:
             assert owner in open_ones, f"{reason} for {owner}, which is gone"
+
+
+def stopping(node: NodeUnderTest) -> set[str]:
+    """Runs whose agents were told to stop, and that their sessions wait for."""
+    return {run.id for run in node.gateway._runs if run.state is State.STOPPING}
 
 
 def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:

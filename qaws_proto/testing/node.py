@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..admission.tokens import issue_token
-from ..clock import Now, Owner, Reason
+from ..clock import Now
 from ..config import DEFLATE_SLICE, AuthenticationConfig, WebSocketConfig
-from ..conversation.run import State
 from ..effects import (
     CancelRun,
     CloseWrite,
@@ -390,14 +389,6 @@ class NodeUnderTest:
         """The one note of this name."""
         (found,) = [note for note in self.notes if note.name == name]
         return found
-
-    def stopping(self) -> set[str]:
-        """Runs whose agents were told to stop, and that their sessions wait for."""
-        return {run.id for run in self.gateway._runs if run.state is State.STOPPING}
-
-    def timers(self) -> list[tuple[Reason, Owner]]:
-        """Every timer that is set: why, and for what."""
-        return list(self.gateway._timers._due)
 
     @property
     def ended(self) -> set[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..inputs import AddressUnblocked, UserUnblocked
 from .history import Rules, check_heard, check_log
-from .judge import check_reads, check_replay, check_secrets, check_timers
+from .judge import check_reads, check_replay, check_secrets, check_timers, stopping
 from .users import Tab, User
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _check_deadlines(world: World) -> None:
     world.pass_time(agent.max_duration + agent.cancel_grace + 1)
     for call in calls:
         assert call.over or call.cancelled, f"G3: an agent of kind {call.kind} goes on: {call.run.run_id}"
-        waited_for = not call.over and call.run.run_id in call.node.stopping()
+        waited_for = not call.over and call.run.run_id in stopping(call.node)
         assert not waited_for, f"G5: an agent of kind {call.kind} is waited for: {call.run.run_id}"
 
 
