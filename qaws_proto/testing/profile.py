@@ -86,7 +86,7 @@ def draw(streams: Streams) -> Profile:
         network=_network(random),
         disk=_disk(random),
         agents=tuple(sorted(random.sample(sorted(KINDS), random.randint(2, 7)))),
-        hostile=tuple(sorted(random.sample(sorted(SCRIPTS), random.randint(2, 8)))),
+        hostile=tuple(sorted(random.sample(sorted(SCRIPTS), random.randint(4, 14)))),
         hostile_every=sometimes(0.7, random.choice((4.0, 10.0))),
         crash_every=sometimes(0.4, random.choice((12.0, 30.0))),
         stop_every=sometimes(0.25, 25.0),
