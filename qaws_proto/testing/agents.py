@@ -37,6 +37,7 @@ class Call:
         self.timeout = timeout  # seconds that it may be silent
         self.paused = False
         self.over = False
+        self.moved_at = node.now.mono  # when it was last heard of, or pulled again
         self._truth = truth
 
     @property
@@ -49,12 +50,14 @@ class Call:
         if not self.cancelled and not self.over:
             if isinstance(piece, str):
                 self._truth.life(self.run.run_id).pieces.append(seen(piece))
+            self.moved_at = self.node.now.mono
             self.node.chunk(self.run.run_id, piece)
 
     def tell(self, kind: str, name: str | None, content: str | None) -> None:
         """Tell what it does."""
         if not self.cancelled and not self.over:
             self._truth.life(self.run.run_id).steps.append(content or name or "")
+            self.moved_at = self.node.now.mono
             self.node.tell(self.run.run_id, kind, name, content)
 
     def finish(self, content: object = None) -> None:
@@ -230,6 +233,7 @@ class Agents:
         """Pull it again."""
         call = self.calls[run_id]
         call.paused = False
+        call.moved_at = self._schedule.mono
         script = self._held.pop(run_id, None)
         if script is not None:
             self._schedule.plan(0.0, "agent, pulled", lambda: self._play(call, script))

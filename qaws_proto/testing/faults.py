@@ -174,3 +174,15 @@ def _command(world: World, random: Random) -> None:
         world.excuses |= {"AUTH_FAILED"}
         command = KeysRequested()
     world.node.step(command)
+    _check_kept_out(world)
+
+
+def _check_kept_out(world: World) -> None:
+    """A5: whoever is kept out is not there any more."""
+    assert world.node is not None
+    control, now = world.node.gateway.control, world.now
+    users = {block.name for block in control.blocks(now) if block.kind == "user"}
+    addresses = {block.name.partition("/")[0] for block in control.blocks(now) if block.kind == "address"}
+    for one in control.connections(now):
+        kept_out = one.user_id in users or one.address in addresses
+        assert not kept_out or one.phase in ("handshaking", "closing"), f"A5: {one} is still there"

@@ -58,8 +58,12 @@ def be_kind(world: World) -> None:
 
 def _check_deadlines(world: World) -> None:
     """G1, G3, G5: no agent goes on for longer than it may, and none that was told to stop is waited for."""
-    agent = world.config.agent
+    agent = world.config.agent if world.node is None else world.node.gateway.config.agent
     calls = [call for call in world.agents.calls.values() if not call.over]
+    for call in calls:
+        silent = world.now.mono - call.moved_at
+        waits = not (call.cancelled or call.paused)
+        assert not waits or silent <= agent.timeout, f"G1: an agent of kind {call.kind} is silent for {silent} s"
     world.pass_time(agent.max_duration + agent.cancel_grace + 1)
     for call in calls:
         assert call.over or call.cancelled, f"G3: an agent of kind {call.kind} goes on: {call.run.run_id}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .world import World
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+ESTABLISHED = "connection_established"
 WRONG_FRAMES = (
     frame(TEXT, b"hi", mask=False), frame(3, b""), frame(PING, b"", fin=False), frame(8, b"\x03"), frame(0, b"more"),
     frame(TEXT, b"hi", reserved=1), frame(TEXT, b"\xc3\x28"), frame(PING, b"p" * 126),
@@ -187,6 +188,23 @@ def _deaf_pings(peer: Stranger) -> Iterator[float]:
     yield 8.0
 
 
+def _late_reader(peer: Stranger) -> Iterator[float]:
+    """Asks while it does not read, and reads then: no answer is lost."""
+    peer.enter()
+    yield 0.5
+    client = peer.client
+    if client is None or peer.gone or not any(event.get("event_name") == ESTABLISHED for event in client.heard):
+        return
+    client.block()
+    for number in range(4):
+        peer.say({"type": "ping", "id": f"late {number}"})
+        yield 0.1
+    if not peer.gone and client.stream.closed is None:
+        client.unblock()
+        answers = [event["id"] for event in client.heard if event["type"] == "pong"]
+        assert answers == [f"late {number}" for number in range(4)], f"C1: answers were lost: {answers}"
+
+
 def _half_head(peer: Stranger) -> Iterator[float]:
     peer.open(upgrade()[: peer.random.randint(1, 90)])
     yield 9.0
@@ -292,7 +310,8 @@ SCRIPTS: dict[str, Script] = {
     "foreign resume": _foreign_resume, "ack ahead": _ack_ahead, "deaf pings": _deaf_pings, "half head": _half_head,
     "no HTTP": _no_http, "never authenticates": _never_authenticates, "bad events": _bad_events, "probes": _probes,
     "crowd": _crowd, "binary": _binary, "unfinished message": _unfinished, "early message": _early_message,
-    "bare reader": _bare_reader, "repeater": _repeater, "many sessions": _many_sessions,
+    "bare reader": _bare_reader, "repeater": _repeater,
+    "late reader": _late_reader, "many sessions": _many_sessions,
 }  # fmt: skip
 
 
