@@ -94,9 +94,9 @@ def _in_other_reads(gateway: Gateway, event: Input, now: Now, random: Random) ->
         reads = [BytesReceived(event.connection, event.data[:at]), BytesReceived(event.connection, event.data[at:])]
     for read in reads:
         effects += gateway.step(read, now)
-        while (wake_at := gateway.wake_at) is not None and wake_at - now.mono < AT_ONCE:
-            now = Now(max(wake_at, now.mono), now.unix)
-            effects += gateway.step(TimerFired(), now)
+    while (wake_at := gateway.wake_at) is not None and wake_at - now.mono < AT_ONCE:  # what the node does in `settle`
+        now = Now(max(wake_at, now.mono), now.unix)
+        effects += gateway.step(TimerFired(), now)
     return effects
 
 
