@@ -325,6 +325,8 @@ class Gateway:
                 self._sessions.detach(session, connection.number, now)
                 self._runs.caught_up(session, now)
             connection.sessions.clear()
+            if connection.principal is not None:
+                self._sessions.withdraw(connection.principal.user_id, connection.session_id)
             self._chats.let_go(connection)
             if connection.phase is Phase.CLOSED:
                 self._connections.pop(connection.number, None)

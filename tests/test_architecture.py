@@ -23,8 +23,9 @@ STANDARD = {
     "__future__", "array", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib",
     "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "types", "typing", "zlib",
 }  # fmt: skip
-#: What tools for tests need besides, each in its one file, which nothing else imports: users have it for an extra.
-BESIDES = {"qaws_proto/testing/strategies.py": {"hypothesis"}}
+#: What tools for tests need besides, each in its one file: Hypothesis, which users have for an extra; random numbers,
+#: from a seed.
+BESIDES = {"qaws_proto/testing/strategies.py": {"hypothesis"}, "qaws_proto/testing/streams.py": {"random"}}
 WIRE = {"h11", "jwt", "json", "wsproto"}
 
 

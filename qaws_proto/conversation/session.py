@@ -237,6 +237,7 @@ class Sessions:
         self._by_owner: dict[str, dict[str, Session]] = {}
         self._by_number: dict[int, Session] = {}
         self._detached: dict[int, Session] = {}  # those that nobody reads, the longest unread first
+        self._promised: dict[tuple[str, str], str] = {}  # the epochs of those that connections were told of
         self._past: dict[tuple[str, str], str | None] = {}
         self._owned: dict[str, int] = {}  # bytes held, by owner
         self._opened = 0
@@ -263,12 +264,19 @@ class Sessions:
     # ── names that are known, of sessions that are not here ──────────────────────────────────────────────────────────
 
     def promise(self, owner: str, session_id: str, epoch: str) -> None:
-        """A client was told of this session, in which nothing has been said: it may come back to it all the same."""
-        self._note_past(owner, session_id, epoch)
+        """A connection was told of this session of its own, in which nothing has been said, and may speak in it."""
+        self._promised[owner, session_id] = epoch
+
+    def withdraw(self, owner: str, session_id: str) -> None:
+        """That connection is gone, and its client may come back to it all the same; those of too many are forgotten."""
+        epoch = self._promised.pop((owner, session_id), None)
+        if epoch is not None:
+            self._note_past(owner, session_id, epoch)
 
     def promised(self, owner: str, session_id: str) -> str | None:
         """The epoch of a session that is only promised."""
-        return self._past.get((owner, session_id))
+        name = (owner, session_id)
+        return self._promised.get(name) or self._past.get(name)
 
     def expired(self, owner: str, session_id: str) -> bool:
         """Whether there was such a session, until its time was over or others needed its place."""
@@ -294,7 +302,9 @@ class Sessions:
             return Fault.TOO_MANY_SESSIONS
         if len(self) >= self.config.max_sessions and not self._make_room(None):
             return Fault.OVERLOADED
-        return self.make(owner, session_id, self._past.pop((owner, session_id), None) or ids())
+        name = (owner, session_id)
+        epoch = self._promised.pop(name, None) or self._past.pop(name, None) or ids()
+        return self.make(owner, session_id, epoch)
 
     def make(self, owner: str, session_id: str, epoch: str) -> Session:
         """A new session, that nobody reads yet; whether there is room has been looked at."""

@@ -14,6 +14,7 @@ from ..inputs import (
     MessageReceived,
     WriteBlocked,
     WriteDrained,
+    WriteProgressed,
 )
 from .host import Host
 from .peer import CLOSE, PING, TEXT, chat, text
@@ -58,9 +59,14 @@ class Client:
         effects: list[Effect] = []
         for event in host.read(self.number, data):
             effects += self.node.step(event)
-            if answer := host.answer_close():
-                self.stream.receive(answer)
+            self.answered(host.answer())
+        self.answered(host.answer())
         return effects
+
+    def answered(self, data: bytes) -> None:
+        """Its host has said this by itself."""
+        if data:
+            self.stream.receive(data)
 
     def say(self, message: str | bytes) -> list[Effect]:
         """Send a message to a node at message level, as it is."""
@@ -97,6 +103,10 @@ class Client:
         """Read again."""
         self.blocked = False
         return self.node.step(WriteDrained(self.number))
+
+    def progress(self) -> list[Effect]:
+        """Read some of what the server's transport holds, and not enough of it."""
+        return self.node.step(WriteProgressed(self.number))
 
     @property
     def refused(self) -> tuple[int, str] | None:
@@ -196,6 +206,8 @@ class Client:
             assert joined or seq == last + 1, f"a gap: {event}"
             self._seqs[session_id] = seq
             self._snapshot.pop(session_id, None)
+        if event.get("event_name") == "run_started" and event["data"].get("rerun"):
+            self._offsets.pop(event["data"]["run_id"], None)  # it begins anew
         if run_id is None:
             return
         assert run_id not in self._ended, f"after its end: {event}"  # C8

@@ -1,8 +1,8 @@
 """A host that does HTTP, frames, pings and closes by itself (ASGI), for one peer: bytes of the peer to inputs of a node
 at message level, and effects of the node to bytes, refusing all that such a host may not be told.
 
-What it speaks is spoken by our own reader of heads and frames, with limits far above a node's. It answers no pings:
-the peers of a `NodeUnderTest` do not look at that.
+What it speaks is spoken by our own reader of heads and frames, with limits far above a node's. It answers pings, which
+the node never hears of.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Host:
         self._answered = False  # the one answer, or the node's Close, is out
         self._frames = frames.Frames(client=False, max_message=MESSAGE_SIZE_TOP, max_fragments=1000)
         self._frames.receive(reader.rest)
+        self._pongs = b""
 
     def open(self, connection: int, peer: str | None) -> RequestReceived:
         """The request, as a node is given it."""
@@ -47,6 +48,8 @@ class Host:
         while self._accepted and (event := self._frames.next_event()) is not None:
             if isinstance(event, frames.TextReceived | frames.BinaryReceived):
                 yield MessageReceived(connection, event[0])
+            elif isinstance(event, frames.PingReceived):
+                self._pongs += self._frames.pong(event.payload)
             elif isinstance(event, frames.CloseReceived | frames.Violated):
                 if isinstance(event, frames.Violated):
                     assert event.fault.value.close is not None
@@ -54,9 +57,10 @@ class Host:
                 assert self.closed is not None
                 yield CloseReceived(connection, self.closed)
 
-    def answer_close(self) -> bytes:
-        """The answer to the peer's Close, or to its violation; nothing where a Close is out."""
-        return b"" if self.closed is None else self._frames.close(self.closed)
+    def answer(self) -> bytes:
+        """The answer to pings, and to the peer's Close or its violation; nothing where a Close is out."""
+        pongs, self._pongs = b"" if self._answered else self._pongs, b""
+        return pongs if self.closed is None else pongs + self._frames.close(self.closed)
 
     def write(self, effect: MessageEffect) -> bytes:
         """What the peer is sent."""

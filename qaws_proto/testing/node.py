@@ -99,6 +99,8 @@ def counter() -> Callable[[], str]:
 class NodeUnderTest:
     """A gateway, its clock, its clients, and the agent runs it has started. The test plays the agent."""
 
+    client_type = Client
+
     def __init__(
         self, config: WebSocketConfig | None = None, store: StoreModel | None = None, *, prompt: bool = True,
         opened: bool = True, now: Now = START, **gateway: Any,
@@ -114,6 +116,7 @@ class NodeUnderTest:
         self.now = now
         self.loading: LoadKeys | None = None  # keys that the test has to answer for
         self.clients: dict[int, Client] = {}
+        self._live: dict[int, Client] = {}  # those that the node has not dropped
         self.runs: dict[str, StartRun] = {}  # started and not reported as ended
         self.started: dict[str, StartRun] = {}
         self.cancelled: set[str] = set()
@@ -125,19 +128,26 @@ class NodeUnderTest:
         self.history: list[tuple[Input, Now, list[Effect]]] = []
         self.marks: list[int] = []  # lengths of `history` that a test wants to remember
         self._ended_notes: set[str] = set()
-        if store is not None and opened:
-            self.step(StoreOpened(store.unfinished(), store.restrictions()))
+        self._known = 0  # clients of which `_live` has heard
+        if opened:
+            self.open_store()
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answer(self, *, fail: bool = False) -> list[Effect]:
-        """Let the store answer what it was asked first; or fail at it."""
+    def open_store(self) -> None:
+        """Let the node know what the store holds of the last one's life, where there is a store: its first input."""
+        if self.store is not None:
+            self.step(StoreOpened(self.store.unfinished(), self.store.restrictions()))
+
+    def answer(self, which: int = 0, *, fail: bool = False, kept: bool = False) -> list[Effect]:
+        """Let the store answer what it was asked first, or another thing; or fail. `kept`: it is saved already."""
         assert self.store is not None
-        effect = self.asked.pop(0)
+        effect = self.asked.pop(which)
         if isinstance(effect, SaveRecords):
             if fail:
                 return self.step(SaveFailed(effect.batch, OSError("the disk is full")))
-            self.store.save(effect.records)
+            if not kept:
+                self.store.save(effect.records)
             return self.step(RecordsSaved(effect.batch))
         if fail:
             return self.step(LoadFailed(effect.owner, effect.session_id, OSError("the disk is gone")))
@@ -196,7 +206,7 @@ class NodeUnderTest:
     def open(self, peer: str | None = ADDRESS, *, internal: bool = False) -> Client:
         """A peer connects, and says nothing yet; `internal`: at the address of `metrics.listen`."""
         number = len(self.clients)
-        client = self.clients[number] = Client(self, number)
+        client = self.clients[number] = self.client_type(self, number)
         self.step(ConnectionOpened(number, peer, internal))
         return client
 
@@ -209,7 +219,7 @@ class NodeUnderTest:
     def request(self, data: bytes | None = None, *, denial: bool = True, peer: str | None = ADDRESS) -> Client:
         """A peer connects to a host, with this request (an upgrade); the node is told of it at message level."""
         number, host = len(self.clients), Host(upgrade() if data is None else data, denial=denial)
-        client = self.clients[number] = Client(self, number, host)
+        client = self.clients[number] = self.client_type(self, number, host)
         self.step(host.open(number, peer))
         client.send_bytes(b"")  # what came behind the head
         return client
@@ -269,16 +279,34 @@ class NodeUnderTest:
         if isinstance(event, TimerFired):
             self._check_timer(before, effects)
         self._check_turn(effects)
-        for client in self.clients.values():
-            held = gateway.buffered_bytes(client.number)
-            assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
-            bound = self._bound if client.stream.head else max(self._bound, self.config.limits.head_size)
-            assert held <= (0 if client.dropped else client.read + bound), f"C7: {held} bytes held"
-        assert gateway.connections == sum(not client.dropped for client in self.clients.values())
+        self._check_held()
+        self._check_paused()
         assert sum(isinstance(effect, SaveRecords) for effect in self.asked) <= 1, "two saves at once"
         if self.prompt and self.asked:
             return effects + self.answer()
         return effects
+
+    def _check_held(self) -> None:
+        """C7 of every connection that is not closed, and of those that this step has closed."""
+        live, usual = self._live, self._bound
+        unanswered = max(usual, self.config.limits.head_size)
+        for number in range(self._known, len(self.clients)):
+            live[number] = self.clients[number]
+        self._known = len(self.clients)
+        for client in list(live.values()):
+            held = self.gateway.buffered_bytes(client.number)
+            assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
+            bound = usual if client.stream.head else unanswered
+            assert held <= (0 if client.dropped else client.read + bound), f"C7: {held} bytes held"
+            if client.dropped:
+                del live[client.number]
+        assert self.gateway.connections == len(live)
+
+    def _check_paused(self) -> None:
+        """C7: an agent is held back as long as somebody is behind, and no longer."""
+        for run_id in self.paused:
+            run = self.gateway._runs.find(run_id)
+            assert run is None or run.session.lagging, f"C7: {run_id} is held back, and nobody is behind"
 
     @property
     def _bound(self) -> int:

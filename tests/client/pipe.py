@@ -61,11 +61,6 @@ class Tap(Peer):
         super().hear(data)
         self.written += data
 
-    def _check(self, event: dict[str, Any]) -> None:
-        if event.get("event_name") == "run_started" and event["data"].get("rerun"):
-            self._offsets.pop(event["data"]["run_id"], None)  # it begins anew
-        super()._check(event)
-
 
 class Caller:
     """Who uses the client: what was delivered, and whether it is what may be delivered."""

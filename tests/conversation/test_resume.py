@@ -9,6 +9,7 @@ import pytest
 from qaws_proto.inputs import DrainRequested
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.node import configure
+from qaws_proto.testing.store import StoreModel
 from tests.helpers.node import NodeUnderTest
 
 USER = "ana"
@@ -464,3 +465,19 @@ def test_acks_are_not_counted_and_resumes_are() -> None:
     client.expect_silence()
     client.resume(session_id, 0, epoch)
     client.expect_error("RATE_LIMIT", details={"retry_after": 1})
+
+
+@pytest.mark.row("S1")
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_session_has_the_epoch_that_its_connection_was_told_however_many_came_since(durable: bool) -> None:
+    node = NodeUnderTest(configure(sessions={"max_sessions": 2}), StoreModel() if durable else None)
+    client = node.connect()
+    own = client.heard[-1]["data"]
+    for _ in range(3):
+        node.connect().lose()
+    client.chat(id="m1")
+    node.finish(node.only_run, "hello")
+    client.lose()
+    again = node.connect()
+    again.resume(own["session_id"], 0, own["epoch"])
+    assert again.expect_system("session_resumed") == {"recovered": True, "from": 1, "to": 2}

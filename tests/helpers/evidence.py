@@ -30,7 +30,10 @@ KINDS = {
 }
 #: What a test of a kind reaches: the name itself, or one within it.
 PROPERTIES = ("hypothesis.given", "hypothesis.stateful.RuleBasedStateMachine")
-WORLDS = ("qaws_proto.testing.node.NodeUnderTest", "tests.client.pipe.World", "tests.client.scripted.ClientUnderTest")
+WORLDS = (
+    "qaws_proto.testing.node.NodeUnderTest", "qaws_proto.testing.world.World", "qaws_proto.testing.simulation.simulate",
+    "tests.client.pipe.World", "tests.client.scripted.ClientUnderTest",
+)  # fmt: skip
 REAL = (
     "socket.socket", "socket.create_connection", "socket.create_server", "socket.socketpair", "subprocess",
     "urllib.request", "anyio.connect_tcp", "anyio.connect_unix", "anyio.create_tcp_listener", "anyio.open_process",

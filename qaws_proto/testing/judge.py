@@ -1,0 +1,147 @@
+"""What is judged at the end of a simulated world: that its history can be replayed, and that nothing leaked.
+
+C2: the same inputs at the same times give the same effects. C3: so do the same bytes in other reads. C12: no token and
+no text of an exception is anywhere but where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..clock import Now, Reason
+from ..conversation.run import State
+from ..effects import Effect, MessageEffect, Note, PauseReading, ResumeReading, SaveRecords, SendBytes
+from ..gateway import Gateway
+from ..inputs import BytesReceived, Input, TimerFired
+from .agents import CANARY
+from .node import AT_ONCE
+from .recording import RecordedGateway
+from .streams import Random
+from .trace import Step
+
+if TYPE_CHECKING:
+    from .node import NodeUnderTest
+    from .world import Node
+
+OF_THE_NODE = (Reason.KEYS, Reason.STORE, Reason.DRAIN)  # timers that no connection, run or session has
+
+Ids = Callable[[int], Callable[[], str]]
+
+
+class Incarnation:
+    """One life of a world's node, and how many ids were given out before it."""
+
+    def __init__(self, node: Node, first_id: int) -> None:
+        self.node = node
+        self.first_id = first_id
+
+    def again(self, ids: Ids) -> Gateway:
+        """The same gateway, before anything happened to it."""
+        return Gateway(self.node.config, ids=ids(self.first_id), durable=self.node.store is not None)
+
+    def trace(self, ids: Ids) -> Iterator[str]:
+        """The lines of its trace, as far as it came: the inputs again, secrets taken out."""
+        steps: list[Step] = []
+        gateway = RecordedGateway(
+            self.node.config, ids=ids(self.first_id), write=steps.append, durable=self.node.store is not None,
+            kind="simulation", redacted=True,
+        )  # fmt: skip
+        for event, now in self.node.inputs:
+            try:
+                gateway.step(event, now)
+            except Exception:  # noqa: BLE001 - it is a step as well, and the last one
+                break
+        gateway.finish()
+        yield gateway.head.line() + "\n"
+        for step in sorted(steps, key=lambda step: step.seq):
+            yield step.line() + "\n"
+
+
+def check_replay(life: Incarnation, ids: Ids) -> None:
+    """C2: every step again, in another gateway."""
+    gateway = life.again(ids)
+    for event, now, effects in life.node.history:
+        again = gateway.step(event, now)
+        assert repr(again) == repr(effects), f"C2: {event} at {now} gave {effects}, and then {again}"
+
+
+def check_reads(life: Incarnation, ids: Ids, random: Random) -> None:
+    """C3: every step again, with all bytes in other reads. What pauses reading is about the reads themselves.
+
+    Not for a node with a store: what one read brings is saved together.
+    """
+    assert life.node.store is None
+    gateway = life.again(ids)
+    start = 0
+    for mark in life.node.marks:
+        act = life.node.history[start:mark]
+        start = mark
+        expected = lanes(effect for _, _, effects in act for effect in effects)
+        given: list[Effect] = []
+        for event, now, _ in act:
+            if not (isinstance(event, TimerFired) and event is not act[0][0]):
+                given += _in_other_reads(gateway, event, now, random)
+        told = lanes(given)
+        assert told == expected, f"C3: {act[0][0]} at {act[0][1]} gave {expected}, and in other reads {told}"
+
+
+def _in_other_reads(gateway: Gateway, event: Input, now: Now, random: Random) -> list[Effect]:
+    effects: list[Effect] = []
+    reads: list[Input] = [event]
+    if isinstance(event, BytesReceived) and len(event.data) > 1:
+        at = random.randrange(1, len(event.data))
+        reads = [BytesReceived(event.connection, event.data[:at]), BytesReceived(event.connection, event.data[at:])]
+    for read in reads:
+        effects += gateway.step(read, now)
+    while (wake_at := gateway.wake_at) is not None and wake_at - now.mono < AT_ONCE:  # what the node does in `settle`
+        now = Now(max(wake_at, now.mono), now.unix)
+        effects += gateway.step(TimerFired(), now)
+    return effects
+
+
+def check_secrets(life: Incarnation, secrets: Iterable[str]) -> None:
+    """C12: nothing secret goes over the wire, into notes or into the store; nor what an agent's exception says."""
+    told: list[str] = []
+    for _, _, effects in life.node.history:
+        for effect in effects:
+            if isinstance(effect, SendBytes):
+                told.append(effect.data.decode("latin-1"))
+            elif isinstance(effect, Note):
+                told.append(repr(effect))
+            elif isinstance(effect, SaveRecords | MessageEffect):
+                told.append(str(tuple(effect)))
+    told += [str(event) for client in life.node.clients.values() for event in client.heard]  # what was compressed, too
+    text = "\n".join(told)
+    for secret in (CANARY, *secrets):
+        assert secret not in text, f"C12: told: {text[max(0, text.index(secret) - 80) :][:200]}"
+
+
+def check_timers(node: NodeUnderTest) -> None:
+    """No timer is set for what is not there any more; of runs there are none."""
+    open_ones = {number for number, client in node.clients.items() if not client.dropped}
+    sessions = {session.number for session in node.gateway._sessions}
+    for reason, owner in node.gateway._timers._due:
+        if reason is Reason.SESSION:
+            assert owner in sessions, f"{reason} for session {owner}, which is gone"
+        elif reason not in OF_THE_NODE:
+            assert owner in open_ones, f"{reason} for {owner}, which is gone"
+
+
+def stopping(node: NodeUnderTest) -> set[str]:
+    """Runs whose agents were told to stop, and that their sessions wait for."""
+    return {run.id for run in node.gateway._runs if run.state is State.STOPPING}
+
+
+def lanes(effects: Iterable[Effect]) -> dict[object, list[object]]:
+    """Effects by whom they are for, adjacent bytes joined."""
+    by: dict[object, list[object]] = {}
+    for effect in effects:
+        if isinstance(effect, PauseReading | ResumeReading):
+            continue
+        lane = by.setdefault(getattr(effect, "connection", None), [])
+        if isinstance(effect, SendBytes) and lane and isinstance(lane[-1], bytes):
+            lane[-1] += effect.data
+        else:
+            lane.append(effect.data if isinstance(effect, SendBytes) else repr(effect))
+    return by
