@@ -57,6 +57,7 @@ def test_every_setting_is_described_and_its_default_is_within_bounds(section: ty
         ("server.path", "chat", "string_pattern_mismatch"),
         ("server.path", "/a b", "string_pattern_mismatch"),
         ("server", True, "value_error"),
+        ("store", {"kind": "sqlite"}, "value_error"),
         ("agent.roll_up", float("nan"), "less_than_equal"),
         ("agent.chunk_size", 0, "greater_than_equal"),
         ("agent.chunk_size", True, "value_error"),
