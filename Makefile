@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench soak wheel requirements run-websocket run-websocket-demo test-websocket clean
+.PHONY: demo test test-all test-others run lint bench soak coverage wheel requirements run-websocket run-websocket-demo test-websocket clean
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -42,6 +42,9 @@ bench: $(READY)  ## every benchmark; see benchmarks/
 
 soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where memory or descriptors grow; ARGS="--minutes 60"
 	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+coverage: $(READY)  ## branch coverage of the core, which must be whole; ARGS=--each: also by each module's own tests
+	@$(BIN)/python -m tests.proofs.branches $(ARGS)
 
 wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
