@@ -354,6 +354,14 @@ def test_a_session_of_another_user_answers_like_one_that_is_not_there() -> None:
     assert b'"SESSION_NOT_FOUND"' in answers[0][1]
 
 
+def test_a_cancel_of_what_is_not_there_names_what_it_was_for() -> None:
+    node = NodeUnderTest()
+    client = node.connect()
+    client.send({"type": "cancel", "correlation_id": "m9"})
+    client.expect_error("RUN_NOT_FOUND", correlation_id="m9")
+    client.expect_silence()
+
+
 @pytest.mark.row("S3")
 def test_nor_does_a_cancel_or_an_ack_of_a_stranger_do_anything() -> None:
     node, session_id, _, run_id = talked()

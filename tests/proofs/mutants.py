@@ -213,25 +213,28 @@ def main(arguments: Sequence[str]) -> int:
     chosen = known
     if options.sample is not None and options.sample < len(known):
         chosen = random.Random(options.seed).sample(known, options.sample)
-        chosen.sort(key=lambda one: (one.module, one.number))
     print(f"{len(chosen)} of {len(known)} mutants", flush=True)
-    counts = attempt(chosen, options.jobs, core=not options.own)
-    report(counts, whole=len(chosen) == len(known))
+    counts: dict[str, Counter[str]] = {module: Counter() for module in OWN_TESTS}
+    try:
+        attempt(chosen, counts, options.jobs, core=not options.own)
+    except KeyboardInterrupt:  # they come in the order in which they were drawn: what was tried is a sample, too
+        print("stopped", flush=True)
+    report(counts, whole=sum(count.total() for count in counts.values()) == len(known))
     return 0
 
 
-def attempt(chosen: Sequence[Mutant], jobs: int, *, core: bool) -> dict[str, Counter[str]]:
-    """Try mutants, on the tests of the core those that survive their own; what has become of those of each module."""
+def attempt(chosen: Sequence[Mutant], counts: dict[str, Counter[str]], jobs: int, *, core: bool) -> None:
+    """Try mutants, on the tests of the core those that survive their own, and count what becomes of them."""
     os.environ["HYPOTHESIS_PROFILE"] = "short"
     files = dict.fromkeys(path for mutant in chosen for path in own_tests(mutant.module))
     with open(os.devnull, "w") as silence, redirect_stdout(silence):
         pytest.main([*PYTEST, "--collect-only", *files])  # imports them
     gc.freeze()
 
-    counts: dict[str, Counter[str]] = {module: Counter() for module in OWN_TESTS}
     left = []
-    for mutant, verdict in verdicts(chosen, own_tests, exchange, jobs):
+    for number, (mutant, verdict) in enumerate(verdicts(chosen, own_tests, exchange, jobs), 1):
         counts[mutant.module]["own" if verdict == "killed" else verdict] += 1
+        print(f"{number} {mutant.name} {verdict}", file=sys.stderr, flush=True)
         if verdict == "survives":
             left.append(mutant)
             print(f"\n{mutant.name} survives its own tests\n{mutant.diff()}", flush=True)
@@ -239,7 +242,6 @@ def attempt(chosen: Sequence[Mutant], jobs: int, *, core: bool) -> dict[str, Cou
         counts[mutant.module]["core" if verdict == "killed" else verdict] += 1
         counts[mutant.module]["survives"] -= 1
         print(f"{mutant.name} {verdict}: tests of the core", flush=True)
-    return counts
 
 
 def report(counts: dict[str, Counter[str]], *, whole: bool) -> None:
