@@ -82,6 +82,15 @@ def test_an_early_timer_is_harmless_and_a_due_one_moves_on(deadlines: list[tuple
         assert timers.soonest is None or timers.soonest > soonest
 
 
+@pytest.mark.clause("C2")
+def test_of_equal_deadlines_the_first_that_was_set_comes_first() -> None:
+    timers = Timers()
+    for owner in (2, 1, 3):
+        timers.set(Reason.RUN, owner, 5.0)
+    timers.set(Reason.RUN, 2, 5.0)  # set again, and so the last
+    assert [timers.pop_due(5.0) for _ in range(4)] == [(Reason.RUN, 1), (Reason.RUN, 3), (Reason.RUN, 2), None]
+
+
 def test_what_was_never_set_is_nowhere() -> None:
     timers = Timers()
     timers.clear(Reason.HEAD, 1)

@@ -1,9 +1,10 @@
-"""What is printed of an input holds nothing that is secret: it comes into logs, and into messages of failed tests."""
+"""What is printed of inputs and notes holds nothing secret: it comes into logs, and into messages of failed tests."""
 
 from __future__ import annotations
 
 import pytest
 
+from qaws_proto.effects import Note
 from qaws_proto.inputs import (
     BytesReceived,
     Input,
@@ -46,3 +47,10 @@ def test_no_secret_is_shown(event: Input, shown: str) -> None:
 def test_a_text_of_an_agent_is_shown() -> None:
     assert repr(RunChunk("r", "hello")) == "RunChunk('r', 'hello')"
     assert repr(RunFinished("r", None, ("thought",), ("tool",))) == "RunFinished('r', None, ('thought',), ('tool',))"
+
+
+@pytest.mark.clause("C12")
+def test_of_the_cause_of_a_note_its_kind_is_shown() -> None:
+    note = Note("run", "ERROR", "run_failed", {"run_id": "r"}, ValueError(SECRET))
+    assert repr(note) == "Note('run', 'ERROR', 'run_failed', {'run_id': 'r'}, <ValueError>)"
+    assert repr(note._replace(cause=None)) == "Note('run', 'ERROR', 'run_failed', {'run_id': 'r'}, None)"

@@ -222,6 +222,20 @@ def test_a_chunk_behind_a_hole_is_not_delivered_but_asked_for() -> None:
     assert under.take() == [chunk("r1", 2, "cdef", 5)]
 
 
+def test_holes_that_were_filled_do_not_add_up() -> None:
+    under = begun()
+    seq, text = 2, "ab"
+    for _ in range(9):
+        under.tell(chunk("r1", len(text) + 1, "d", seq + 2))
+        under.expect("resume", epoch="", seq=0)
+        under.tell(gap(1, seq + 2), chunk("r1", 0, text + "cd", seq + 2))
+        under.expect("resume", epoch=EPOCH, seq=seq)
+        under.tell(resumed(seq + 1, seq + 2), chunk("r1", len(text), "cd", seq + 2))
+        under.tell(chunk("r1", len(text) + 2, "e", seq + 3))
+        assert [event["content"] for event in under.take()] == ["cd", "e"]
+        seq, text = seq + 3, text + "cde"
+
+
 def test_a_server_that_says_nothing_but_holes_is_left() -> None:
     under = begun()
     for seq in range(5, 8):
