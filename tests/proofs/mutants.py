@@ -247,11 +247,11 @@ def attempt(chosen: Sequence[Mutant], counts: dict[str, Counter[str]], jobs: int
 def report(counts: dict[str, Counter[str]], *, whole: bool) -> None:
     """Print the table and the score."""
     print(f"\n{'module':28} {'mutants':>7} {'own tests':>9} {'core':>6} {'hangs':>6} {'survive':>7}")
-    total: Counter[str] = Counter()
-    for module, count in [*((module, count) for module, count in counts.items() if count.total()), ("total", total)]:
-        row = (count["own"], count["core"], count["hangs"], count["survives"])
-        print(f"{module:28} {count.total():7} {row[0]:9} {row[1]:6} {row[2]:6} {row[3]:7}")
-        total += count
+    total = sum(counts.values(), Counter[str]())
+    for module, count in {**counts, "total": total}.items():
+        if count.total():
+            row = (count["own"], count["core"], count["hangs"], count["survives"])
+            print(f"{module:28} {count.total():7} {row[0]:9} {row[1]:6} {row[2]:6} {row[3]:7}")
     found = total.total() - total["survives"]
     low, high = interval(found, total.total())
     print(f"score {found / total.total():.1%}" + ("" if whole else f" (95 %: {low:.1%} to {high:.1%})"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from tests.proofs.modules import CORE, CORE_TESTS, OWN_TESTS, ROOT, core_tests, dotted, own_tests
-from tests.proofs.mutants import interval, mutants
+from tests.proofs.mutants import interval, mutants, report
 
 
 def test_every_module_has_tests_of_its_own() -> None:
@@ -53,3 +54,18 @@ def test_what_tests_find_is_told_from_what_they_do_not() -> None:
 )
 def test_the_interval_is_that_of_wilson(found: int, tried: int, low: float, high: float) -> None:
     assert interval(found, tried) == pytest.approx((low, high), abs=0.0001)
+
+
+def test_the_score_of_a_sample_has_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {
+        "a.py": Counter(own=50, core=9, survives=6),
+        "b.py": Counter(own=30, hangs=1, survives=4),
+        "c.py": Counter(),
+    }
+    report(counts, whole=False)
+    head, first, second, total, score = capsys.readouterr().out.splitlines()[1:]
+    assert head.split() == ["module", "mutants", "own", "tests", "core", "hangs", "survive"]
+    assert first.split() == ["a.py", "65", "50", "9", "0", "6"]
+    assert second.split() == ["b.py", "35", "30", "0", "1", "4"]
+    assert total.split() == ["total", "100", "80", "9", "1", "10"]
+    assert score == "score 90.0% (95 %: 82.6% to 94.5%)"
