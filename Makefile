@@ -8,7 +8,8 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench soak autobahn wheel requirements run-websocket run-websocket-demo test-websocket clean
+.PHONY: demo test test-all test-others run lint bench soak autobahn coverage mutate wheel requirements clean \
+	run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -45,6 +46,12 @@ soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where
 
 autobahn: $(VENV)/autobahn/.ready  ## the Autobahn|Testsuite against every server and the client; ARGS="--share" for what CI runs
 	@$(BIN)/python -m tests.autobahn $(ARGS)
+
+coverage: $(READY)  ## branch coverage of the core, which must be whole; ARGS=--each: also by each module's own tests
+	@$(BIN)/python -m tests.proofs.branches $(ARGS)
+
+mutate: $(READY)  ## faults in the core, and whether tests find them; ARGS="wire/frames.py" or ARGS="--sample 300 --seed 1"
+	@$(BIN)/python -m tests.proofs.mutants $(ARGS)
 
 wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

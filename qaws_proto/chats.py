@@ -94,11 +94,10 @@ class Chats:
     def let_go(self, connection: Connection) -> None:
         """A connection waits for no session any more."""
         for name in connection.awaits:
-            waiting = self._awaited.get(name)
-            if waiting is not None:
-                waiting.discard(connection.number)
-                if not waiting:
-                    del self._awaited[name]
+            waiting = self._awaited[name]
+            waiting.discard(connection.number)
+            if not waiting:
+                del self._awaited[name]
         connection.awaits = frozenset()
 
     def _open(self, connection: Connection, owner: str, session_id: str) -> Session | Fault:
@@ -282,11 +281,8 @@ class Chats:
             else:
                 exists = True
                 self._handle(connection, connection.principal, session, event, now)
-        if not session.cursors:
-            if session.settled:
-                self._sessions.forget(session)
-            else:
-                self._sessions.left(session, now)
+        if not session.cursors:  # so nothing was said in it
+            self._sessions.forget(session)
         return released
 
     def records_saved(self, event: RecordsSaved, now: Now) -> None:

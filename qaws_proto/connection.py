@@ -192,7 +192,8 @@ class Connection:
         asked = self._stop_waiting()
         if isinstance(asked, Request):
             self._handshake(asked, now)
-        elif asked is not None:
+        else:
+            assert asked is not None, "it waits"
             self._authenticate(asked, now)
         yield from self.turn(now)
 

@@ -198,6 +198,14 @@ def test_an_answer_is_judged_the_same_in_any_split(name: str, data: st.DataObjec
     assert said(client(), data.draw(splits(stream))) == [verdict]
 
 
+@pytest.mark.parametrize("stream", [b"HTTP/1.1 1x1 Hm\r\n\r\n", b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"])
+def test_a_head_that_is_wrong_is_no_answer(stream: bytes) -> None:
+    (rejected,) = said(client(), [stream])
+    assert isinstance(rejected, Rejected)
+    assert rejected[:2] == (0, None)
+    assert rejected.reason.startswith("no HTTP answer: ")
+
+
 @pytest.mark.parametrize("stream", [GOOD, b"HTTP/1.1 503 Full\r\n\r\n"])
 def test_an_answer_is_judged_at_its_last_byte(stream: bytes) -> None:
     link = client()

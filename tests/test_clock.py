@@ -82,6 +82,15 @@ def test_an_early_timer_is_harmless_and_a_due_one_moves_on(deadlines: list[tuple
         assert timers.soonest is None or timers.soonest > soonest
 
 
+@pytest.mark.clause("C2")
+def test_of_equal_deadlines_the_first_that_was_set_comes_first() -> None:
+    timers = Timers()
+    for owner in (2, 1, 3):
+        timers.set(Reason.RUN, owner, 5.0)
+    timers.set(Reason.RUN, 2, 5.0)  # set again, and so the last
+    assert [timers.pop_due(5.0) for _ in range(4)] == [(Reason.RUN, 1), (Reason.RUN, 3), (Reason.RUN, 2), None]
+
+
 def test_what_was_never_set_is_nowhere() -> None:
     timers = Timers()
     timers.clear(Reason.HEAD, 1)
@@ -91,11 +100,12 @@ def test_what_was_never_set_is_nowhere() -> None:
 
 
 @pytest.mark.clause("C7")
-def test_a_million_moves_of_one_timer_leave_a_small_heap() -> None:
+def test_many_moves_of_one_timer_leave_a_small_heap() -> None:
     timers = Timers()
     for number in range(100):
-        timers.set(Reason.TOKEN, number, 1e9)
+        timers.set(Reason.TOKEN, number, 1.0)
     for at in range(20_000):
-        timers.set(Reason.HEARTBEAT, 1, float(at))
-    assert len(timers._heap) <= 2 * 101
-    assert timers.soonest == 19_999
+        timers.set(Reason.HEARTBEAT, 1, 2.0 + at)  # behind the others, where nothing brings stale entries to the top
+        assert len(timers._heap) <= 2 * 101
+    assert timers.soonest == 1.0
+    assert timers.at(Reason.HEARTBEAT, 1) == 20_001

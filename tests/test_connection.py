@@ -523,6 +523,22 @@ def test_any_byte_is_a_sign_of_life(sign: bytes) -> None:
     assert client.next_frame() == (PING, b"")
 
 
+@pytest.mark.row("F3")
+def test_each_message_in_pieces_has_a_deadline_of_its_own() -> None:
+    node = NodeUnderTest(configure(limits={"message_timeout": 5}))
+    client = node.connect()
+    begin, end = frame(TEXT, b'{"type":', fin=False), frame(0, b'"ping"}')
+    client.send_bytes(begin)
+    for _ in range(3):
+        node.advance(4)
+        client.send_bytes(end + begin)
+        client.expect_event("pong")
+    node.advance(4.999)
+    client.expect_silence()
+    node.advance(0.001)
+    client.expect_close(1008, "message timeout")
+
+
 @pytest.mark.row("F11")
 def test_a_peer_that_talks_is_not_pinged() -> None:
     node = NodeUnderTest()
@@ -1058,9 +1074,10 @@ def test_an_end_in_the_middle_of_a_head_is_noted_once(end: Callable[[Client], li
     client = node.open()
     client.send_bytes(upgrade()[:20])
     end(client)
-    assert [(note.name, note.level, note.fields["reason"]) for note in node.notes] == [
-        ("closed", "DEBUG", "disconnected")
-    ]
+    (note,) = node.notes
+    assert (note.name, note.level, note.fields["code"], note.fields["reason"]) == (
+        "closed", "DEBUG", 1006, "disconnected",
+    )  # fmt: skip
 
 
 @pytest.mark.row("C1")

@@ -148,6 +148,16 @@ def test_a_block_ends_in_its_time_by_the_monotonic_clock_or_when_it_is_lifted() 
 
 
 @pytest.mark.row("A5")
+def test_a_block_may_last_parts_of_a_second() -> None:
+    node = guarded()
+    node.step(UserBlocked(*BY, "ana", 0.4))
+    node.advance(0.399)
+    node.upgrade(bearer(node, "ana")).expect_http(403)
+    node.advance(0.001)
+    connect(node, "ana")
+
+
+@pytest.mark.row("A5")
 def test_a_blocked_user_who_does_not_read_is_told_nothing_more() -> None:
     node = guarded()
     ana = node.connect("ana")

@@ -148,6 +148,17 @@ def agent_timeout() -> None:
     client.expect_silence()
     node.advance(1)
     client.expect_error("AGENT_TIMEOUT")
+    node.fail(node.only_run)
+    for _ in range(2):
+        client.chat()
+    change(node, agent__timeout=5)  # of one that waits behind another, too, from when it begins
+    node.advance(5)
+    client.expect_error("AGENT_TIMEOUT")
+    node.fail(node.only_run)
+    node.advance(4)
+    client.expect_silence()
+    node.advance(1)
+    client.expect_error("AGENT_TIMEOUT")
 
 
 def agent_duration() -> None:

@@ -37,6 +37,7 @@ from qaws_proto.inputs import (
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.node import ADDRESS, MONO, UNIX, configure, counter, token
 from qaws_proto.testing.peer import chat, request, upgrade
+from qaws_proto.testing.store import StoreModel
 from tests.helpers.node import NodeUnderTest
 
 PING = json.dumps({"type": "ping", "id": "x"})
@@ -446,6 +447,23 @@ def test_the_code_of_a_peer_that_closed_is_noted_and_nothing_is_said_to_it(code:
     assert closed(node) == (code, "peer")
     assert not client.stream.frames
     assert node.gateway.buffered_bytes(client.number) == node.gateway.connections == 0
+
+
+def test_a_peer_that_closed_while_its_session_is_loaded_is_told_nothing_more() -> None:
+    node = NodeUnderTest(store=StoreModel(), prompt=False)
+    client = node.connect(hosted=True)
+    client.chat(stream=True)
+    node.answer()
+    client.block()
+    client.resume("another")
+    assert of_wire(client.leave()) == []
+    run_id = node.only_run
+    node.chunk(run_id, "nobody hears this")
+    node.finish(run_id)
+    node.asked.append(node.asked.pop(0))  # what was said is kept before the other session is here
+    node.answer()
+    assert of_wire(client.unblock()) == []
+    assert of_wire(node.answer()) == [CloseWrite(client.number)]
 
 
 @pytest.mark.row("F13")

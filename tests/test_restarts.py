@@ -207,6 +207,21 @@ def test_what_is_over_makes_room_before_what_was_lifted() -> None:
     assert "lifting_not_kept" not in [note.name for note in node.notes]
 
 
+@pytest.mark.row("A5")
+@pytest.mark.clause("C7")
+def test_what_is_in_force_is_kept_though_a_node_with_more_room_began_it() -> None:
+    names = [f"user-{number}" for number in range(9)]
+    node = NodeUnderTest(configure(authentication=True, limits={"blocks": 9}), StoreModel())
+    for name in names:
+        node.step(UserBlocked(*BY, name))
+    node = restart(node, config=configure(authentication=True, limits={"blocks": 1, "revocations": 1}), prompt=False)
+    for name in names:
+        node.step(UserBlocked("ops", "worse spam", name))
+    node.answer(fail=True)
+    node.advance(node.config.store.retry)
+    assert [(record.name, record.reason) for record in being_saved(node)] == [(name, "worse spam") for name in names]
+
+
 def test_a_drain_waits_until_what_was_commanded_is_kept() -> None:
     node = NodeUnderTest(GUARDED, StoreModel(), prompt=False)
     node.step(UserBlocked(*BY, "ana"))

@@ -80,10 +80,8 @@ class ClientConnection:
         """Ping after silence; False where even that gave no sign of life. Re-arms its timer: traffic does not."""
         silent_at = self._heard_at + self._silence
         if self._pinged_at is not None and self._heard_at < self._pinged_at:
-            if now.mono >= self._pinged_at + self._patience:
-                return False
-            self._timers.set(Reason.HEARTBEAT, 0, self._pinged_at + self._patience)
-        elif now.mono >= silent_at:
+            return False  # the timer was set for the end of patience
+        if now.mono >= silent_at:
             self._pinged_at = now.mono
             self._write(self._link.ping())
             self._timers.set(Reason.HEARTBEAT, 0, now.mono + self._patience)

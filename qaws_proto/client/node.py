@@ -282,7 +282,8 @@ class Client:
                 self._session.take(event, event.seq)
         elif isinstance(event, SystemEvent):
             self._system(event, now)
-        elif isinstance(event, ErrorEvent):
+        else:
+            assert isinstance(event, ErrorEvent), "everything else is of a session, and numbered"
             self._error(event, now)
         if self._phase is Phase.OPEN:
             self._check_flow(now)

@@ -131,8 +131,7 @@ class Journal:
 
 def _moved(entry: Entry, seqs: dict[int, int]) -> Entry:
     """An entry with the `seq` that it has now that those before it in its session are gone."""
-    if entry.payload is None:
-        return entry
+    assert entry.payload is not None, "without one a message is accepted, and those are refused"
     session = entry.session
     seq = seqs[session.number] = seqs.get(session.number, session.log.head) + 1
     event = parse_server_event(entry.payload)

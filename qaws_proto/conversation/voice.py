@@ -105,11 +105,11 @@ class Voice:
         if self._journal is not None:
             self._journal.add(Entry(session, run, dump(event), shown, ends=ends))
             return
+        assert run is not None, "only a store knows of runs that a restart has cut"
         if ends is not None:
             session.open.pop(ends, None)
         session.hear(dump(event), now)
-        if run is not None:
-            run.shown = shown
+        run.shown = shown
 
     def heard(self, entry: Entry, now: Now) -> None:
         """An event of the journal is kept: the readers of its session hear it."""

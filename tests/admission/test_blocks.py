@@ -56,6 +56,14 @@ def test_what_was_imposed_since_holds_over_what_is_restored() -> None:
     assert table.find("eva", later(2)) is None
 
 
+def test_what_is_left_of_a_restriction_is_for_the_later_of_both_clocks() -> None:
+    assert restriction().left(NOW) is None
+    assert [restriction(NOW.mono + 9).left(later(seconds)) for seconds in (0, 8, 9, 10)] == [9, 1, 0, 0]
+    until_both = Restriction("ops", "spam", NOW.unix, NOW.mono + 9, NOW.unix + 9)
+    assert [until_both.left(later(9, wall=wall)) for wall in (0, 9, 10)] == [9, 0, 0]
+    assert until_both.left(later(4, wall=10)) == 5
+
+
 def test_a_restriction_holds_until_its_time_and_not_longer() -> None:
     table: Restrictions[str] = Restrictions(2, "limits.blocks")
     table.impose("ana", restriction(NOW.mono + 10), NOW)

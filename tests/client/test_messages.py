@@ -123,6 +123,18 @@ def test_one_that_was_sent_before_may_have_been_accepted_and_is_sent_again_in_a_
     assert under.take() == [accepted("m1", "r1", 1)]
 
 
+def test_only_what_was_refused_is_sent_again_in_a_while() -> None:
+    under = asked("m1", "m2")
+    under.reconnect()
+    under.tell(resumed(1, 0))
+    for message_id in ("m1", "m2"):
+        under.expect("chat_message", id=message_id)
+    under.tell(error("RATE_LIMIT", correlation_id="m2", details={"retry_after": 3}))
+    under.advance(4)
+    under.expect("chat_message", id="m2")
+    under.expect_silence()
+
+
 def test_what_a_server_that_is_about_to_stop_does_not_take_the_next_one_gets() -> None:
     under = asked("m1")
     draining = system("server_draining", {"deadline": 30, "reconnect_after": 2})
@@ -306,6 +318,31 @@ def test_a_cancel_of_what_the_server_does_not_know_tells_nobody_of_an_end() -> N
     assert under.take() == [lost("m1", "r1")]
     under.tell(error("RUN_NOT_FOUND", correlation_id="m1"))
     assert under.take() == []
+
+
+def test_a_cancel_before_its_message_was_accepted_is_sent_again_with_it() -> None:
+    under = asked("m1")
+    under.cancel("m1")
+    under.expect("cancel", correlation_id="m1")
+    under.tell(error("RUN_NOT_FOUND", correlation_id="m1"))
+    under.expect_silence()
+    assert under.take() == []
+    under.reconnect()
+    under.tell(resumed(1, 0))
+    under.expect("chat_message", id="m1")
+    under.expect("cancel", correlation_id="m1")
+
+
+def test_a_cancel_that_fails_before_everything_was_heard_asks_for_nothing_more() -> None:
+    under = asked("m1")
+    under.tell(accepted("m1", "r1", 1))
+    under.cancel("m1")
+    under.reconnect()
+    under.tell(error("RUN_NOT_FOUND", correlation_id="m1"))
+    under.expect_silence()
+    under.tell(resumed(2, 2), response("m1", "r1", "a", 2))
+    under.expect_silence()
+    assert under.take() == [accepted("m1", "r1", 1), response("m1", "r1", "a", 2)]
 
 
 def test_such_a_cancel_is_not_sent_again() -> None:

@@ -130,6 +130,18 @@ def test_statuses_that_are_not_ours(status: int, retry: str) -> None:
     assert retry_of_status(status).value == retry
 
 
+@pytest.mark.parametrize(
+    ("code", "retry"),
+    [(1000, "back_off"), (1005, "back_off"), (1006, "back_off"), (1010, "no"), (3000, "back_off"), (4409, "no")],
+)
+def test_closes_that_are_not_ours(code: int, retry: str) -> None:
+    assert retry_of_close(code).value == retry
+
+
+def test_an_error_of_a_newer_server_may_pass_the_next_time() -> None:
+    assert retry_of_error("NEW_IN_VERSION_9").value == "back_off"
+
+
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))
 def test_a_delay_is_within_its_bounds(attempts: int, jitter: float, at_least: float) -> None:
     backoff = Backoff(0.5, 30.0, lambda: jitter)

@@ -100,6 +100,34 @@ def test_events_of_other_sessions_are_not_ours() -> None:
     assert under.take() == [chunk("r1", 2, "c", 3)]
 
 
+def test_what_of_a_session_is_of_no_run_is_told() -> None:
+    under = begun()
+    news = [
+        system("node_moves", session_id=SESSION, seq=3),
+        error("ODD", session_id=SESSION, seq=4),
+        response("m1", "r1", "ab", 5),
+    ]
+    under.tell(*news)
+    assert under.take() == news
+
+
+def test_a_second_welcome_changes_nothing() -> None:
+    under = begun()
+    under.tell(established("another", "e2"), chunk("r1", 2, "c", 3))
+    under.expect_silence()
+    assert under.take() == [chunk("r1", 2, "c", 3)]
+
+
+def test_what_was_answered_after_all_is_not_asked_again() -> None:
+    under = begun()
+    under.reconnect()
+    under.tell(error("STORAGE_UNAVAILABLE"), resumed(3, 4), chunk("r1", 2, "c", 3))
+    under.advance(5)
+    under.expect_silence()
+    under.tell(chunk("r1", 3, "d", 4))
+    assert under.take() == [chunk("r1", 2, "c", 3), chunk("r1", 3, "d", 4)]
+
+
 # ── recovery in two steps ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -192,6 +220,20 @@ def test_a_chunk_behind_a_hole_is_not_delivered_but_asked_for() -> None:
     under.expect("resume", epoch=EPOCH, seq=2)
     under.tell(resumed(3, 5), chunk("r1", 2, "cdef", 5))
     assert under.take() == [chunk("r1", 2, "cdef", 5)]
+
+
+def test_holes_that_were_filled_do_not_add_up() -> None:
+    under = begun()
+    seq, text = 2, "ab"
+    for _ in range(9):
+        under.tell(chunk("r1", len(text) + 1, "d", seq + 2))
+        under.expect("resume", epoch="", seq=0)
+        under.tell(gap(1, seq + 2), chunk("r1", 0, text + "cd", seq + 2))
+        under.expect("resume", epoch=EPOCH, seq=seq)
+        under.tell(resumed(seq + 1, seq + 2), chunk("r1", len(text), "cd", seq + 2))
+        under.tell(chunk("r1", len(text) + 2, "e", seq + 3))
+        assert [event["content"] for event in under.take()] == ["cd", "e"]
+        seq, text = seq + 3, text + "cde"
 
 
 def test_a_server_that_says_nothing_but_holes_is_left() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qaws_proto.testing.node import configure
+from qaws_proto.testing.store import StoreModel
 from tests.helpers.node import NodeUnderTest
 
 
@@ -56,6 +57,19 @@ def test_interrupt_bounds_what_waits_for_an_agent_that_does_not_stop() -> None:
     (first,) = node.runs
     node.fail(first)
     assert node.started[node.only_run].content == "19"
+
+
+def test_interrupt_bounds_what_waits_for_a_store() -> None:
+    config = configure(sessions={"double_text": "interrupt", "queue": 1})
+    node = NodeUnderTest(config, StoreModel(), prompt=False)
+    client = node.connect()
+    for n in range(4):
+        client.chat(id=f"m{n}")
+    for n in (2, 3):
+        client.expect_error("BUSY", correlation_id=f"m{n}")
+    node.answer_all()
+    for n in (0, 1):
+        client.expect_system("message_accepted", correlation_id=f"m{n}")
 
 
 def test_concurrent_runs_them_side_by_side_up_to_a_bound() -> None:

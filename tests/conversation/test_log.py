@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaws_proto.conversation.log import Log
+from qaws_proto.conversation.log import Log, joined
+from qaws_proto.events import AgentChunk, SystemEvent, dump
 
 
 def test_events_are_numbered_from_one() -> None:
@@ -61,3 +62,63 @@ def test_a_log_holds_a_tail_of_what_was_said(payloads: list[bytes], max_events: 
     assert kept <= max_events
     assert kept <= 1 or log.held - len(payloads[-1]) <= max_bytes
     assert kept >= min(1, len(payloads))
+
+
+# ── what is let go, and what a store gives back ──────────────────────────────────────────────────────────────────────
+
+
+def holding(*payloads: bytes) -> Log:
+    """A log with these events."""
+    log = Log("e", 100, 1000)
+    for payload in payloads:
+        log.append(payload)
+    return log
+
+
+@pytest.mark.row("S5")
+@pytest.mark.parametrize(
+    ("seq", "kept"), [(0, [b"1", b"22", b"333"]), (1, [b"22", b"333"]), (2, [b"333"]), (3, []), (9, [])]
+)
+def test_what_is_let_go_up_to_a_number_is_that_and_no_more(seq: int, kept: list[bytes]) -> None:
+    log = holding(b"1", b"22", b"333")
+    log.trim(seq)
+    log.trim(seq)
+    assert list(log.after(log.floor)) == kept
+    assert (log.head, log.floor, log.held, log.total) == (3, 3 - len(kept), sum(map(len, kept)), 6)
+
+
+@pytest.mark.row("S4")
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [(0, [b"1", b"22", b"333"]), (1, [b"22", b"333"]), (2, [b"333"]), (3, [b"333"]), (4, [b"333"]), (9, [b"333"])],
+)
+def test_the_oldest_make_room_but_never_the_newest(size: int, kept: list[bytes]) -> None:
+    log = holding(b"1", b"22", b"333")
+    log.shrink(size)
+    assert list(log.after(log.floor)) == kept
+    assert (log.head, log.held) == (3, sum(map(len, kept)))
+
+
+def test_what_a_store_has_is_taken_over_with_its_numbers() -> None:
+    log = Log("e", 2, 1000)
+    log.restore("another", 9, [b"a", b"bb", b"ccc"])
+    assert (log.epoch, log.head, log.floor, log.held) == ("another", 9, 7, 5)
+    assert list(log.after(8)) == [b"ccc"]
+    log.append(b"d")
+    assert log.head == 10
+
+
+def chunk(run_id: str, offset: int, content: str, seq: int) -> bytes:
+    return dump(AgentChunk(session_id="s", seq=seq, run_id=run_id, offset=offset, content=content))
+
+
+@pytest.mark.row("S1")
+def test_chunks_of_a_run_that_follow_each_other_are_one() -> None:
+    other = dump(SystemEvent(event_name="run_started", data={}, session_id="s", seq=3))
+    assert joined([]) == []
+    assert joined([other]) == [other]
+    assert joined([chunk("r", 0, "ab", 1), chunk("r", 2, "c", 2), other]) == [chunk("r", 0, "abc", 2), other]
+    assert joined([other, chunk("r", 3, "d", 4), chunk("r", 4, "e", 5)]) == [other, chunk("r", 3, "de", 5)]
+    assert joined([chunk("r", 0, "a", 1), chunk("q", 0, "b", 2), chunk("r", 1, "c", 3)]) == [
+        chunk("r", 0, "a", 1), chunk("q", 0, "b", 2), chunk("r", 1, "c", 3),
+    ]  # fmt: skip

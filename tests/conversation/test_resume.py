@@ -226,6 +226,28 @@ def test_tabs_that_are_there_before_a_session_is_hear_it_from_its_beginning() ->
     stranger.expect_silence()
 
 
+def test_who_waited_for_a_session_alone_and_left_is_not_told() -> None:
+    node = NodeUnderTest()
+    gone, other = node.connect(), node.connect()
+    gone.resume("s")
+    gone.lose()
+    other.chat(session_id="s", id="m1")
+    other.expect_system("message_accepted", seq=1)
+
+
+@pytest.mark.row("S4")
+def test_who_reads_enough_meanwhile_does_not_read_what_was_waited_for() -> None:
+    node = NodeUnderTest(configure(sessions={"per_user": 1}))
+    client, other = node.connect(), node.connect()
+    client.resume("s")
+    client.expect_error("SESSION_NOT_FOUND")
+    client.chat(session_id="t", id="m1")
+    client.expect_system("message_accepted", session_id="t")
+    other.chat(session_id="s", id="m1")
+    other.expect_system("message_accepted", session_id="s")
+    client.expect_silence()
+
+
 @pytest.mark.row("S4")
 def test_sessions_that_are_waited_for_are_bounded() -> None:
     node = NodeUnderTest(configure(sessions={"per_user": 2}))
@@ -333,6 +355,14 @@ def test_a_session_of_another_user_answers_like_one_that_is_not_there() -> None:
     assert b'"SESSION_NOT_FOUND"' in answers[0][1]
 
 
+def test_a_cancel_of_what_is_not_there_names_what_it_was_for() -> None:
+    node = NodeUnderTest()
+    client = node.connect()
+    client.send({"type": "cancel", "correlation_id": "m9"})
+    client.expect_error("RUN_NOT_FOUND", correlation_id="m9")
+    client.expect_silence()
+
+
 @pytest.mark.row("S3")
 def test_nor_does_a_cancel_or_an_ack_of_a_stranger_do_anything() -> None:
     node, session_id, _, run_id = talked()
@@ -388,8 +418,9 @@ def test_the_longest_unread_makes_room_for_what_is_said(bound: str) -> None:
 
 @pytest.mark.row("S4")
 @pytest.mark.clause("C7")
-def test_where_nothing_else_can_go_the_oldest_events_do() -> None:
-    node = NodeUnderTest(configure(authentication=True, sessions={"user_bytes": 8192}))
+@pytest.mark.parametrize("bound", ["user_bytes", "node_bytes"])
+def test_where_nothing_else_can_go_the_oldest_events_do(bound: str) -> None:
+    node = NodeUnderTest(configure(authentication=True, sessions={bound: 8192}))
     client = node.connect(USER)
     for _ in range(6):
         client.chat(session_id="s")

@@ -546,14 +546,14 @@ def test_the_end_of_a_run_is_noted_with_its_durations_whatever_is_logged(metrics
     node.tell(run_id, "reasoning", content="hm")
     node.tell(run_id, "tool_started", "search")
     node.tell(run_id, "tool_finished", "search")
-    node.advance(1)
+    node.advance(0.75)
     node.chunk(run_id, "hé")
     node.advance(0.5)
     node.finish(run_id, "hé!", reasoning_steps=("so",), tools_used=("search", "book"))
     note = [note for note in node.notes if note.name == "run_ended"][-1]
     assert dict(note.fields) == {
         "run_id": run_id, "session_id": "id-1", "user_id": "ana", "connection": 0, "message_id": "m2",
-        "end": "completed", "seconds": 1.5, "queued_seconds": 2.0, "first_chunk_seconds": 1.0,
+        "end": "completed", "seconds": 1.25, "queued_seconds": 2.0, "first_chunk_seconds": 0.75,
         "characters": 3, "chunks": 2, "reasoning_steps": 2, "tools_used": 2,
     }  # fmt: skip
     assert (note.topic, note.level, note.cause) == ("run", "INFO", None)
@@ -565,6 +565,8 @@ def test_a_run_that_was_cancelled_before_its_start_has_waited_for_all_of_its_tim
     client.chat(id="m2")
     node.advance(2)
     client.send({"type": "cancel", "correlation_id": "m2"})
+    client.expect_system("message_accepted")
+    client.expect_event("agent_response", status="cancelled", processing_time=0)
     fields = dict(node.note("run_ended").fields)
     assert (fields["end"], fields["seconds"], fields["queued_seconds"]) == ("cancelled", 0, 2)
     assert (fields["characters"], fields["chunks"], "first_chunk_seconds" in fields) == (0, 0, False)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from qaws_proto.effects import LoadSession, SaveRecords
-from qaws_proto.inputs import DrainRequested, RecordsSaved, SaveFailed, StopRequested
+from qaws_proto.inputs import DrainRequested, LoadFailed, RecordsSaved, SaveFailed, SessionLoaded, StopRequested
+from qaws_proto.records import StoredSession
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.node import configure, counter
 from qaws_proto.testing.store import StoreModel
@@ -159,6 +160,22 @@ def test_what_could_not_be_kept_was_never_accepted() -> None:
     client.chat(id="m1")  # the next commit succeeds
     node.answer()
     assert client.expect_system("message_accepted", seq=1)["duplicate"] is False
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_who_repeated_a_message_and_left_is_not_told(fail: bool) -> None:
+    node, client = slow_store()
+    session_id = client.heard[-1]["data"]["session_id"]
+    client.chat(id="m1")
+    again = node.connect(USER)
+    again.chat(id="m1", session_id=session_id)
+    again.lose()
+    node.answer(fail=fail)
+    if fail:
+        client.expect_error("STORAGE_UNAVAILABLE", correlation_id="m1")
+    else:
+        client.expect_system("message_accepted", correlation_id="m1")
+    client.expect_silence()
 
 
 @pytest.mark.row("D4")
@@ -315,6 +332,32 @@ def test_a_client_that_leaves_while_its_session_is_loaded_leaves_nothing() -> No
     assert node.gateway.sessions == 1
     node.answer()
     assert node.gateway.sessions == 0
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_session_that_nobody_asked_for_is_ignored(found: bool) -> None:
+    node, client = slow_store()
+    stored = StoredSession(USER, "s", "e", 0, ()) if found else None
+    assert node.step(SessionLoaded(USER, "s", stored)) == []
+    assert node.step(LoadFailed(USER, "s", OSError("the disk is gone"))) == []
+    assert node.gateway.sessions == 0
+    client.expect_silence()
+
+
+@pytest.mark.row("D1")
+def test_a_message_whose_session_comes_in_a_drain_is_refused() -> None:
+    node, session_id, epoch = with_history()
+    node.prompt = False
+    reader, writer = node.connect(USER), node.connect(USER)
+    reader.resume(session_id, 3, epoch)
+    writer.chat(id="m2", session_id=session_id)
+    node.step(DrainRequested())
+    for client in (reader, writer):
+        client.expect_system("server_draining")
+    node.answer()
+    writer.expect_error("OVERLOADED", correlation_id="m2")
+    reader.expect_system("session_resumed")
+    assert node.started == {}
 
 
 def test_several_clients_wait_for_one_load() -> None:

@@ -39,6 +39,7 @@ def documented() -> dict[tuple[str, str], Told]:
 
 def check(note: Note) -> None:
     """A note says no more than the page tells of it. Those of users' own events are not there."""
+    assert note.topic in {topic for topic, _ in documented()}
     told = documented().get((note.topic, note.name))
     if told is not None:
         assert note.fields.keys() <= told.fields, f"{note.name}: {sorted(note.fields.keys() - told.fields)}"

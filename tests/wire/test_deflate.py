@@ -21,7 +21,7 @@ from qaws_proto.testing.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, T
 from qaws_proto.testing.peer import REMOVED, compressed, finished
 from qaws_proto.testing.server_stream import inflated
 from qaws_proto.testing.strategies import badly_compressed, compressed_messages, splits
-from qaws_proto.wire.deflate import Deflate
+from qaws_proto.wire.deflate import Deflate, Inflate
 from qaws_proto.wire.frames import Encoded, Frames, text_frame
 from tests.helpers.deflate import verdicts
 from tests.helpers.wire import Heard, listen
@@ -146,6 +146,10 @@ def test_whatever_is_offered_is_answered_with_something_that_was_offered_or_not_
         assert extension.remote_max_window_bits == (bits or 15)
 
 
+def test_a_server_offers_nothing() -> None:
+    assert Inflate(M).offer() is False
+
+
 # ── what is read ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _TEXTS = st.one_of(
@@ -217,6 +221,7 @@ def test_what_a_client_compresses_is_read(
 @example(b"\x00", 0, None)
 @example(b"\x01", 0, None)
 @example(b"", 10, None)
+@example(b"\x00\x64\x00\x9b\xffno hundred bytes", 400, None)  # of a block that is not compressed
 def test_what_is_no_stream_is_refused(message: bytes, max_message: int, data: st.DataObject | None) -> None:
     """As zlib sees it, byte by byte; and the reads do not matter."""
     if data is None:

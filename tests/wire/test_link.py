@@ -178,6 +178,15 @@ def test_frames_are_counted_up_to_the_number_asked_for() -> None:
     assert (link.frames, link.waiting, link.unfinished) == (4, 0, False)
 
 
+def test_a_close_without_a_reason_says_none() -> None:
+    link = ByteLink(LIMITS)
+    link.receive(HEAD)
+    request = link.next_event()
+    assert isinstance(request, Request)
+    link.accept(request, None)
+    assert link.close(1001) == b"\x88\x02\x03\xe9"
+
+
 @pytest.mark.row("F9")
 def test_a_close_can_be_sent_once_the_101_is_out() -> None:
     link = ByteLink(LIMITS)

@@ -1,0 +1,1 @@
+"""How well the tests hold the core: branch coverage, and a mutation score."""
