@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..effects import LoadSession, SaveRecords
@@ -34,6 +35,7 @@ class Disk:
         self._random = random
         self._counters = counters
         self._state = ""  # of the save that is under way
+        self._traps: dict[str, Callable[[], object]] = {}
 
     def ask(self, node: NodeUnderTest, effect: SaveRecords | LoadSession) -> None:
         """Do what the node asks for."""
@@ -43,6 +45,16 @@ class Disk:
             self._schedule.plan(self._time(), "store, full", lambda: self._answer(node, effect, fail=True))
         else:
             self._schedule.plan(self._time(), "store, written", lambda: self._written(node, effect))
+
+    def trap(self, state: str, act: Callable[[], object]) -> None:
+        """Let something happen right when a save is `written`, or `synced`, and before anything else does."""
+        self._traps[state] = act
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        trap = self._traps.pop(state, None)
+        if trap is not None:
+            self._schedule.plan(0.0, f"store, {state}, and then", trap)
 
     def crash(self, node: NodeUnderTest) -> None:
         """The process that has it open dies."""
@@ -61,14 +73,14 @@ class Disk:
         if effect in node.asked:
             assert node.store is not None
             node.store.write(effect.records)
-            self._state = "written"
+            self._enter("written")
             self._schedule.plan(self._time(), "store, synced", lambda: self._synced(node, effect))
 
     def _synced(self, node: NodeUnderTest, effect: SaveRecords) -> None:
         if effect in node.asked:
             assert node.store is not None
             node.store.sync()
-            self._state = "synced"
+            self._enter("synced")
             self._schedule.plan(self._time(), "store, saved", lambda: self._answer(node, effect, fail=False))
 
     def _answer(self, node: NodeUnderTest, effect: SaveRecords, *, fail: bool) -> None:

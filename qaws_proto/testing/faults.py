@@ -37,7 +37,7 @@ def begin(world: World) -> None:
         _often(world, f"reloads/{user.id}", profile.reload_every, lambda random, user=user: user.reload())  # type: ignore[misc]
     _often(world, "cuts", network.cut_every, lambda random: _cut(world, random))
     _often(world, "stalls", network.stall_every, lambda random: _stall(world, random))
-    _often(world, "crashes", profile.crash_every, lambda random: crash(world, random))
+    _often(world, "crashes", profile.crash_every, lambda random: _soon_crash(world, random))
     _often(world, "stops", profile.stop_every, lambda random: _stop(world, random))
     _often(world, "commands", profile.commands_every, lambda random: _command(world, random))
     budget = world.config.agent.budget.per_day
@@ -81,9 +81,17 @@ def _stall(world: World, random: Random) -> None:
 # ── the node ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def crash(world: World, random: Random) -> None:
+def _soon_crash(world: World, random: Random) -> None:
+    """Let the node die now, or within a save."""
+    if world.store is not None and random.random() < 0.5:
+        world.disk.trap(random.choice(("written", "synced")), lambda: _crash(world, random))
+    else:
+        _crash(world, random)
+
+
+def _crash(world: World, random: Random) -> None:
     """The node dies, and comes back in a while."""
-    if world.node is not None:
+    if world.node is not None and not world.calm:
         world.counters.count("crash with a run in flight" if world.node.runs else "crash")
         world.kill_node()
         _restart(world, random)
@@ -149,7 +157,7 @@ def _command(world: World, random: Random) -> None:
     if world.node is None:
         return
     user = random.choice(world.users)
-    seconds = random.choice((1.0, 4.0))
+    seconds = random.choice((1.0, 8.0))
     commands: list[Command | KeysRequested] = [
         AddressBlocked("ops", "", user.address, seconds),
         AddressUnblocked("ops", "", user.address),

@@ -90,10 +90,11 @@ Script = Callable[[Stranger], Iterator[float]]
 
 
 def _wrong_frames(peer: Stranger) -> Iterator[float]:
-    peer.enter(*((OFFER,) if peer.random.random() < 0.5 else ()))
-    yield 0.3
-    peer.send(text({"type": "ping", "id": "x"}) + peer.random.choice(WRONG_FRAMES) + frame(PING))
-    yield 8.0
+    for wrong in peer.random.sample(WRONG_FRAMES, 4):
+        peer.enter(*((OFFER,) if peer.random.random() < 0.5 else ()))
+        yield 0.3
+        peer.send(text({"type": "ping", "id": "x"}) + wrong + frame(PING))
+        yield 1.5
 
 
 def _frame_flood(peer: Stranger) -> Iterator[float]:
