@@ -1,4 +1,4 @@
-"""The command `qaws`: serve, token, chat, demo, check, sessions. Errors are lines on standard error and a status."""
+"""The command `qaws`: serve, token, chat, demo, check and more. Errors are lines on standard error and a status."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ app = App(
     help_on_error=False,
 )
 app.command("qaws.sessions_cli:sessions", name="sessions", help="What a SQLite store holds of sessions.")
+app.command("qaws.simulate_cli:simulation", name="simulate", help="Let many worlds go wrong, and see what holds.")
 
 Result = TypeVar("Result")
 Flag = partial(Parameter, negative=())

@@ -115,8 +115,8 @@ class Comeback:
     def wait(self, wait: float, now: Now, *, of_message: bool = False) -> None:
         """The server asks for so many seconds from now.
 
-        What it asks of one message, the newest of them, counts for connections only where it closes with `LATER`: one
-        that is lost while the budget of a day is spent comes back as soon as any other.
+        What it asks of one message, the newest of them, counts for connections only where it closes since that was not
+        waited for: one that is lost while the budget of a day is spent comes back as soon as any other.
         """
         if of_message:
             self._message_not_before = now.mono + wait
@@ -147,7 +147,8 @@ class Comeback:
             self._refusals += not established
             if not self._config.token or self._refusals >= TOKEN_REFUSALS:
                 return self._unauthorized(fault)
-        not_before = max(self._not_before, self._message_not_before) if retry is Retry.LATER else self._not_before
+        impatient = fault.close_code == Fault.RATE_LIMIT_IGNORED.value.close
+        not_before = max(self._not_before, self._message_not_before) if impatient else self._not_before
         wait = max(not_before - now.mono, self.reconnect_after, 0.0)
         enough = self._config.max_attempts is not None and self._failures >= self._config.max_attempts
         hopeless = not (self._config.insist or self._flowed or retry is Retry.NEW_TOKEN)

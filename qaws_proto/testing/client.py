@@ -14,6 +14,7 @@ from ..inputs import (
     MessageReceived,
     WriteBlocked,
     WriteDrained,
+    WriteProgressed,
 )
 from .host import Host
 from .peer import CLOSE, PING, TEXT, chat, text
@@ -95,6 +96,10 @@ class Client:
         """Read again."""
         self.blocked = False
         return self.node.step(WriteDrained(self.number))
+
+    def progress(self) -> list[Effect]:
+        """Read some of what the server's transport holds, and not enough of it."""
+        return self.node.step(WriteProgressed(self.number))
 
     @property
     def refused(self) -> tuple[int, str] | None:
@@ -194,6 +199,8 @@ class Client:
             assert joined or seq == last + 1, f"a gap: {event}"
             self._seqs[session_id] = seq
             self._snapshot.pop(session_id, None)
+        if event.get("event_name") == "run_started" and event["data"].get("rerun"):
+            self._offsets.pop(event["data"]["run_id"], None)  # it begins anew
         if run_id is None:
             return
         assert run_id not in self._ended, f"after its end: {event}"  # C8

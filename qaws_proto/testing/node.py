@@ -113,6 +113,7 @@ class NodeUnderTest:
         self.now = now
         self.loading: LoadKeys | None = None  # keys that the test has to answer for
         self.clients: dict[int, Client] = {}
+        self._live: dict[int, Client] = {}  # those that the node has not dropped
         self.runs: dict[str, StartRun] = {}  # started and not reported as ended
         self.started: dict[str, StartRun] = {}
         self.cancelled: set[str] = set()
@@ -124,19 +125,26 @@ class NodeUnderTest:
         self.history: list[tuple[Input, Now, list[Effect]]] = []
         self.marks: list[int] = []  # lengths of `history` that a test wants to remember
         self._ended_notes: set[str] = set()
-        if store is not None and opened:
-            self.step(StoreOpened(store.unfinished(), store.restrictions()))
+        self._known = 0  # clients of which `_live` has heard
+        if opened:
+            self.open_store()
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answer(self, *, fail: bool = False) -> list[Effect]:
-        """Let the store answer what it was asked first; or fail at it."""
+    def open_store(self) -> None:
+        """Let the node know what the store holds of the last one's life, where there is a store: its first input."""
+        if self.store is not None:
+            self.step(StoreOpened(self.store.unfinished(), self.store.restrictions()))
+
+    def answer(self, which: int = 0, *, fail: bool = False, kept: bool = False) -> list[Effect]:
+        """Let the store answer what it was asked first, or another thing; or fail. `kept`: it is saved already."""
         assert self.store is not None
-        effect = self.asked.pop(0)
+        effect = self.asked.pop(which)
         if isinstance(effect, SaveRecords):
             if fail:
                 return self.step(SaveFailed(effect.batch, OSError("the disk is full")))
-            self.store.save(effect.records)
+            if not kept:
+                self.store.save(effect.records)
             return self.step(RecordsSaved(effect.batch))
         if fail:
             return self.step(LoadFailed(effect.owner, effect.session_id, OSError("the disk is gone")))
@@ -268,15 +276,25 @@ class NodeUnderTest:
         if isinstance(event, TimerFired):
             self._check_timer(before, effects)
         self._check_turn(effects)
-        for client in self.clients.values():
-            held = gateway.buffered_bytes(client.number)
-            assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
-            assert held <= (0 if client.dropped else client.read + self._bound), f"C7: {held} bytes held"
-        assert gateway.connections == sum(not client.dropped for client in self.clients.values())
+        self._check_held()
         assert sum(isinstance(effect, SaveRecords) for effect in self.asked) <= 1, "two saves at once"
         if self.prompt and self.asked:
             return effects + self.answer()
         return effects
+
+    def _check_held(self) -> None:
+        """C7 of every connection that is not closed, and of those that this step has closed."""
+        live, bound = self._live, self._bound
+        for number in range(self._known, len(self.clients)):
+            live[number] = self.clients[number]
+        self._known = len(self.clients)
+        for client in list(live.values()):
+            held = self.gateway.buffered_bytes(client.number)
+            assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
+            assert held <= (0 if client.dropped else client.read + bound), f"C7: {held} bytes held"
+            if client.dropped:
+                del live[client.number]
+        assert self.gateway.connections == len(live)
 
     @property
     def _bound(self) -> int:

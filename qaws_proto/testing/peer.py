@@ -41,6 +41,23 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = T
     return head + MASK + (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(length)
 
 
+def remasked(data: bytes) -> bytes:
+    """Whole frames of a client with `MASK` in the place of their own masks, which differ from run to run."""
+    out, at = bytearray(), 0
+    while at < len(data):
+        length, start = data[at + 1] & 0x7F, at + 2
+        if length > 125:
+            wide = 2 if length == 126 else 8
+            length, start = int.from_bytes(data[start : start + wide]), start + wide
+        end = start + 4 + length
+        key = data[start : start + 4]
+        swapped = (bytes(a ^ b for a, b in zip(key, MASK, strict=True)) * (length // 4 + 1))[:length]
+        payload = int.from_bytes(data[start + 4 : end]) ^ int.from_bytes(swapped)
+        out += data[at:start] + MASK + payload.to_bytes(length)
+        at = end
+    return bytes(out)
+
+
 def text(event: object) -> bytes:
     """A text frame with an event as JSON, or with a text as it is."""
     return frame(TEXT, (event if isinstance(event, str) else json.dumps(event)).encode())

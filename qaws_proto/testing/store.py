@@ -1,4 +1,7 @@
-"""A store in memory with the manners of a durable one: what a crash leaves, and what it says of it."""
+"""A store in memory with the manners of a durable one: what a crash leaves, and what it says of it.
+
+What is written is not kept yet: a crash before `sync` loses it, whole.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,25 @@ class StoreModel:
         self.runs: dict[str, RunRecord] = {}
         self.ended: set[str] = set()
         self._restrictions: dict[tuple[str, str], RestrictionRecord] = {}
+        self._written: tuple[Record, ...] = ()
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Take these, to be kept by the next `sync`."""
+        assert not self._written, "a write before the last one was synced"
+        self._written = tuple(records)
+
+    def sync(self) -> None:
+        """Keep what was written: from now on it is there after a crash."""
+        written, self._written = self._written, ()
+        self.save(written)
+
+    def crash(self) -> bool:
+        """Forget what was written and not synced; whether that was anything."""
+        lost, self._written = bool(self._written), ()
+        return lost
 
     def save(self, records: Iterable[Record]) -> None:
-        """Keep these."""
+        """Keep these at once."""
         for record in records:
             if isinstance(record, RestrictionRecord):
                 self._restrict(record)

@@ -139,13 +139,13 @@ class Frames:
         if not self._header:
             self.frames += 1
         head = self._header + inbox[start : start + 14 - len(self._header)]
-        size = _header_size(head)
+        size = header_size(head)
         if len(head) < size:
             self._at, self._header = len(inbox), head
             return self._feed(inbox[start:])
         end = start + size - len(self._header)
         self._header = b""
-        length = _payload_length(head)
+        length = payload_length(head)
         fault = None if head[0] & 0x08 else self._open_data_frame(head[0], length)
         if fault is not None:  # the judge sees the header first: a violation in it comes before our limits
             broken = Violated(Fault.PROTOCOL_VIOLATION)
@@ -249,14 +249,14 @@ class Frames:
         return bytes(self._ws.send(CloseConnection(code=code, reason=reason)))
 
 
-def _header_size(head: bytes) -> int:
+def header_size(head: bytes) -> int:
     """How long the header is that begins with `head`, as far as `head` tells."""
     if len(head) < 2:
         return 2
     return 2 + _LENGTH_BYTES.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)
 
 
-def _payload_length(head: bytes) -> int:
+def payload_length(head: bytes) -> int:
     """How long the payload is that a whole header declares."""
     length = head[1] & 0x7F
     return length if length < 126 else int.from_bytes(head[2 : 2 + _LENGTH_BYTES[length]])

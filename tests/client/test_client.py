@@ -470,11 +470,12 @@ def test_who_is_over_the_rate_comes_back_when_it_is_over() -> None:
     under.expect_wait(7.25)
 
 
-def test_a_message_that_has_to_wait_for_long_holds_up_no_connection_that_is_lost() -> None:
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 1013])
+def test_a_message_that_has_to_wait_for_long_holds_up_no_connection_that_is_lost(code: int) -> None:
     under = welcomed()
     under.ask("hi", "m1")
     under.tell(error("RATE_LIMIT", correlation_id="m1", details={"retry_after": 40_000}))
-    under.close(1011)
+    under.close(code)
     under.expect_wait(0.25)
 
 

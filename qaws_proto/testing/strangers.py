@@ -1,0 +1,283 @@
+"""The peers of a simulated world that are no honest clients: each a script of what it does to the node.
+
+A script yields the seconds until it goes on; it ends with its connection. What the node answers is read strictly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .client import Client
+from .issuer import WRONG
+from .peer import BINARY, PING, PONG, TEXT, chat, close_frame, compressed, deflated, frame, request, text, upgrade
+from .streams import Random
+
+if TYPE_CHECKING:
+    from .world import World
+
+OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+WRONG_FRAMES = (
+    frame(TEXT, b"hi", mask=False), frame(3, b""), frame(PING, b"", fin=False), frame(8, b"\x03"), frame(0, b"more"),
+    frame(TEXT, b"hi", reserved=1), frame(TEXT, b"\xc3\x28"), frame(PING, b"p" * 126),
+    frame(TEXT, b"\x07\x07", reserved=4), close_frame(1005), bytes.fromhex("81ff8000000000000000"),
+)  # fmt: skip
+NO_HTTP = (b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\n", b"GET / HTTP/1.1\nHost: a\n\n", b"\0" * 50)
+BAD_EVENTS: tuple[object, ...] = (
+    "no json", "[]", {"type": "nonsense"}, {"type": "ping", "more": 1}, {"type": "chat_message", "content": ""},
+    '{"type":"ping","id":"a","id":"b"}', {"type": "cancel", "run_id": "nobody's"},
+    {"type": "chat_message", "content": "hi", "metadata": {"a": {"b": 1}}},
+)  # fmt: skip
+
+
+class Stranger:
+    """One connection of such a peer, as a script sees it."""
+
+    def __init__(self, world: World, random: Random, address: str) -> None:
+        self.world = world
+        self.random = random
+        self.address = address
+        self.client: Client | None = None
+        self.life = world.lives
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is over, or the node that it was to."""
+        over = self.client is not None and (self.client.dropped or self.client.write_closed)
+        return over or self.life != self.world.lives or self.world.node is None or self.world.calm
+
+    def open(self, data: bytes = b"") -> None:
+        """Connect, and say this at once."""
+        assert self.world.node is not None
+        self.client = self.world.node.open(self.address)
+        self.send(data)
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, where the node reads."""
+        while data and not self.gone and self.client is not None and not self.client.paused:
+            size = self.client.node.gateway.read_size(self.client.number)
+            self.client.send_bytes(data[:size])
+            data = data[size:]
+
+    def enter(self, *headers: str) -> None:
+        """Connect and upgrade, with a token where one is needed."""
+        if self.world.issuer.needed:
+            user_id = self.random.choice(("user-1", "mallory"))
+            token = self.world.issuer.token(user_id, unix=self.world.now.unix, life=3600)
+            headers = (*headers, f"Authorization: Bearer {token}")
+        self.open(upgrade("/", *headers))
+
+    def say(self, event: object) -> None:
+        """Send an event."""
+        self.send(text(event))
+
+    def leave(self) -> None:
+        """Break the connection."""
+        if self.client is not None and not self.gone:
+            self.client.lose()
+
+
+Script = Callable[[Stranger], Iterator[float]]
+
+
+def _wrong_frames(peer: Stranger) -> Iterator[float]:
+    peer.enter(*((OFFER,) if peer.random.random() < 0.5 else ()))
+    yield 0.3
+    peer.send(text({"type": "ping", "id": "x"}) + peer.random.choice(WRONG_FRAMES) + frame(PING))
+    yield 8.0
+
+
+def _frame_flood(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    for _ in range(peer.random.randint(5, 12)):
+        yield peer.random.choice((0.0, 0.05))
+        peer.send(frame(peer.random.choice((PING, PONG)), b"x") * 60)
+    yield 1.0
+
+
+def _slow_loris(peer: Stranger) -> Iterator[float]:
+    peer.open(b"G")
+    for byte in upgrade()[1:]:
+        yield 0.4
+        peer.send(bytes((byte,)))
+
+
+def _endless_fragments(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    peer.send(frame(TEXT, b'{"type":"', fin=False))
+    for _ in range(140):
+        peer.send(frame(0, b"", fin=False))
+        yield 0.1
+
+
+def _bomb(peer: Stranger) -> Iterator[float]:
+    peer.enter(OFFER)
+    yield 0.1
+    peer.send(deflated({"type": "ping", "id": "y" * 40}) + deflated(chat("z" * 300, id=f"z{peer.random.random()}")))
+    yield 0.1
+    peer.send(frame(TEXT, compressed(b" " * (2 << 20)), reserved=4))
+    yield 1.0
+
+
+def _wrong_tokens(peer: Stranger) -> Iterator[float]:
+    for _ in range(12):
+        kind = peer.random.randrange(3)
+        if kind == 0:
+            peer.open(upgrade("/", f"Authorization: Bearer {WRONG}"))
+        else:
+            peer.open(upgrade())
+            yield 0.05
+            peer.say({"type": "auth", "token": WRONG if kind == 1 else "x" * 9000})
+        yield 0.2
+        peer.leave()
+
+
+def _old_tokens(peer: Stranger) -> Iterator[float]:
+    issued = peer.world.issuer.issued
+    for _ in range(4):
+        peer.open(upgrade("/", f"Authorization: Bearer {peer.random.choice(issued)}") if issued else upgrade())
+        yield 0.2
+        peer.say(chat("with a stolen token"))
+        yield 1.0
+        peer.leave()
+
+
+def _foreign_resume(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    sessions = [tab.session_id for user in peer.world.users for tab in user.tabs if tab.session_id]
+    for session_id in [*sessions, "nobody's"]:
+        epoch, seq = peer.random.choice(("", "guessed")), peer.random.randint(0, 9)
+        peer.say({"type": "resume", "session_id": session_id, "epoch": epoch, "seq": seq})
+        yield 0.2
+    yield 5.0
+    peer.leave()
+
+
+def _ack_ahead(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    peer.say(chat("ack", session_id="acked", id="a1"))
+    yield 0.5
+    peer.say({"type": "ack", "session_id": "acked", "seq": 1})
+    peer.say({"type": "ack", "session_id": "acked", "seq": 1 << 40})
+    yield 1.0
+
+
+def _deaf_pings(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    assert peer.client is not None
+    if not peer.gone and peer.client.stream.head is not None:
+        peer.client.block()
+    for _ in range(20):
+        peer.send(frame(PING, b"are you there?") * 3)
+        yield 0.5
+    peer.say(chat("t" * 300, stream=True, session_id="unread"))
+    yield 8.0
+
+
+def _half_head(peer: Stranger) -> Iterator[float]:
+    peer.open(upgrade()[: peer.random.randint(1, 90)])
+    yield 9.0
+
+
+def _no_http(peer: Stranger) -> Iterator[float]:
+    peer.open(peer.random.choice((*NO_HTTP, upgrade("/" + "x" * 5000), upgrade("/", *["A: b"] * 70), upgrade("/x"))))
+    yield 2.0
+
+
+def _never_authenticates(peer: Stranger) -> Iterator[float]:
+    peer.open(upgrade())
+    for _ in range(30):
+        yield 0.5
+        peer.send(frame(PING))
+
+
+def _bad_events(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    for _ in range(12):
+        yield 0.2
+        peer.say(peer.random.choice(BAD_EVENTS))
+
+
+def _probes(peer: Stranger) -> Iterator[float]:
+    for path in ("/healthz", "/readyz", "/metrics", "/"):
+        peer.open(request(path))
+        yield 0.2
+        peer.leave()
+
+
+def _crowd(peer: Stranger) -> Iterator[float]:
+    for _ in range(14):
+        peer.open(b"" if peer.random.random() < 0.5 else upgrade())
+        yield 0.01
+        if peer.gone:
+            yield 0.1
+    yield 6.0
+
+
+def _binary(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    peer.send(frame(BINARY, b"\0\1"))
+    yield 1.0
+
+
+def _unfinished(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    message = json.dumps(chat("in two parts", session_id="parts", id="p1")).encode()
+    peer.send(frame(TEXT, message[:9], fin=False))
+    yield 0.1
+    peer.send(frame(PING) + frame(0, message[9:]))
+    yield 0.1
+    peer.send(frame(TEXT, message[:9], fin=False))
+    yield 9.0
+
+
+def _early_message(peer: Stranger) -> Iterator[float]:
+    peer.open(upgrade() + text(chat("before the token")))
+    yield 1.0
+
+
+def _bare_reader(peer: Stranger) -> Iterator[float]:
+    """Asks the same twice, in a session of its own, and reads; compressed where the node likes."""
+    peer.enter(OFFER)
+    name = f"bare-{peer.random.randrange(1000)}"
+    for number in range(3):
+        yield 0.5
+        for _ in range(2):
+            peer.say(chat(f"{name} {number} " + "w" * 200, id=f"b{number}", session_id=name, stream=True))
+    yield 4.0
+    peer.send(close_frame(1000))
+    yield 1.0
+
+
+def _many_sessions(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    for number in range(6):
+        yield 0.3
+        peer.say(chat("one more", session_id=f"many-{peer.random.randrange(1000)}-{number}"))
+    yield 1.0
+
+
+SCRIPTS: dict[str, Script] = {
+    "wrong frames": _wrong_frames, "frame flood": _frame_flood, "slow loris": _slow_loris,
+    "endless fragments": _endless_fragments, "bomb": _bomb, "wrong tokens": _wrong_tokens, "old tokens": _old_tokens,
+    "foreign resume": _foreign_resume, "ack ahead": _ack_ahead, "deaf pings": _deaf_pings, "half head": _half_head,
+    "no HTTP": _no_http, "never authenticates": _never_authenticates, "bad events": _bad_events, "probes": _probes,
+    "crowd": _crowd, "binary": _binary, "unfinished message": _unfinished, "early message": _early_message,
+    "bare reader": _bare_reader, "many sessions": _many_sessions,
+}  # fmt: skip
+
+
+def play(peer: Stranger, name: str) -> Iterator[float]:
+    """What a peer does, until its connection or its node is gone, or it is done and leaves."""
+    for delay in SCRIPTS[name](peer):
+        yield delay
+        if peer.life != peer.world.lives or peer.world.node is None or peer.world.calm:
+            break
+    peer.leave()

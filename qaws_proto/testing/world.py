@@ -1,0 +1,323 @@
+"""A whole world in one thread: a real node, real clients, hostile peers, agents, a store, a network and time.
+
+    World(seed=7).run()
+
+Everything that happens follows from the seed. While `profile.chaos` seconds pass, things go wrong; then comes a quiet
+phase in which everything has to recover. What must never be is an AssertionError.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from hashlib import sha256
+
+from ..client.io import ClientFault
+from ..clock import Now
+from ..config import WebSocketConfig
+from ..effects import (
+    CancelRun,
+    CloseWrite,
+    CollectMetrics,
+    DropConnection,
+    Effect,
+    LoadKeys,
+    LoadSession,
+    Note,
+    PauseReading,
+    PauseRun,
+    ResumeReading,
+    ResumeRun,
+    SaveRecords,
+    StartRun,
+)
+from ..inputs import ConnectionOpened, Input, KeysFailed, KeysLoaded, TimerFired
+from . import faults, recovery
+from .agents import Agents
+from .client import Client
+from .counters import Counters
+from .disk import Disk
+from .history import Truth
+from .issuer import Issuer
+from .judge import Incarnation
+from .node import MONO, UNIX, NodeUnderTest, configure
+from .pipe import Network, Pipe
+from .profile import Profile, draw
+from .schedule import Schedule
+from .store import StoreModel
+from .streams import Streams
+from .users import Tab, User
+
+DAY = 86_400.0  # seconds
+MIDNIGHT = 40.0  # seconds behind the faults, where there are budgets of a day
+LAST_STEPS = 40  # that are remembered, for people
+
+
+class Reached(Exception):
+    """The step is reached up to which the world was to run."""
+
+
+class Tap(Client):
+    """The node's end of a pipe."""
+
+    def __init__(self, node: NodeUnderTest, number: int, pipe: Pipe) -> None:
+        super().__init__(node, number)
+        self.pipe = pipe
+
+    def hear(self, data: bytes) -> None:
+        super().hear(data)
+        self.pipe.written(data)
+
+
+class Node(NodeUnderTest):
+    """The node of a world: what it wants done, the world does, later."""
+
+    def __init__(self, world: World, config: WebSocketConfig, store: StoreModel | None, ids: Callable[[], str]) -> None:
+        self.world = world
+        super().__init__(config, store, ids=ids, prompt=False, opened=False, now=world.now)
+
+    def step(self, event: Input) -> list[Effect]:
+        self.world.before_step(event)
+        effects = super().step(event)
+        self.world.after_step(event, effects)
+        return effects
+
+    def _perform(self, effect: Effect) -> None:
+        super()._perform(effect)
+        self.world.perform(self, effect)
+
+
+class World:
+    """One world. `steps` are those of its nodes, `digest` is what tells its history from every other."""
+
+    def __init__(
+        self, seed: int, *, config: WebSocketConfig | None = None, profile: Profile | None = None,
+        until: int | None = None,
+    ) -> None:  # fmt: skip
+        """`config` stands in the place of the one that would be drawn; so does `profile` of the faults.
+
+        `until`: the number of the step behind which the world stops.
+        """
+        self.seed = seed
+        self.streams = Streams(seed)
+        self.profile = profile or draw(self.streams)
+        self.config = config or _configured(self.profile)
+        self.until = until
+        self.steps = 0
+        self.calm = False
+        self.lives = 0  # of the node: how often it was started
+        self.latest: deque[str] = deque(maxlen=LAST_STEPS)
+        self.counters = Counters()
+        self.schedule = Schedule(MONO)
+        self.network: Network = self.profile.network
+        self.issuer = Issuer(self.config, self.streams)
+        self.truth = Truth()
+        durable = self.config.store.kind != "memory"
+        self.store = StoreModel() if durable else None
+        random = self.streams.stream
+        self.disk = Disk(self.schedule, random("disk"), self.profile.disk, self.counters)
+        timeout = self.config.agent.timeout
+        self.agents = Agents(self.schedule, random("agents"), self.truth, timeout, self.profile.agents)
+        self.node: Node | None = None  # None while it is down
+        self.past: list[Incarnation] = []
+        self.pipes: list[Pipe] = []
+        self.users: list[User] = []
+        self.excuses = {"4409"} if self.config.sessions.exclusive else set[str]()  # for an honest client to give up
+        self._unix_ahead = UNIX - MONO
+        if self.config.agent.budget.per_day is not None:  # what is refused until midnight comes to its end, too
+            self._unix_ahead += -UNIX % DAY - self.profile.chaos - MIDNIGHT
+        self._hash = sha256()
+        self._ids = 0
+        self._now = ""
+
+    @property
+    def now(self) -> Now:
+        """Both clocks."""
+        return Now(self.schedule.mono, self.schedule.mono + self._unix_ahead)
+
+    @property
+    def digest(self) -> str:
+        """What tells this history from every other."""
+        return self._hash.hexdigest()
+
+    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Everything from the beginning to the end. Raises AssertionError, or whatever the node or a client raised."""
+        try:
+            self.start_node()
+            for number in range(1, self.profile.users + 1):
+                self.users.append(User(self, number, tabs=2 if self.profile.tabs and number == 1 else 1))
+            faults.begin(self)
+            self.pass_time(self.profile.chaos)
+            recovery.recover(self)
+        except Reached:
+            return
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and everything happen that is planned in it."""
+        schedule, end = self.schedule, self.schedule.mono + seconds
+        while (at := self._next()) <= end:
+            self._move(at)
+            node = self.node
+            due = node.gateway.wake_at if node is not None else None
+            if node is not None and due is not None and due <= schedule.mono:
+                self._do("timer of the node", lambda node=node: node.step(TimerFired()))  # type: ignore[misc]
+                continue
+            tab = next((tab for tab in self._tabs() if (wake := tab.client.wake_at) is not None and wake <= at), None)
+            if tab is not None:
+                self._do(f"timer of {tab.name}", tab.wake)
+                continue
+            plan = schedule.take()
+            self._do(plan.what, plan.act)
+        self._move(end)
+
+    def _tabs(self) -> list[Tab]:
+        return [tab for user in self.users for tab in user.tabs]
+
+    def _next(self) -> float:
+        times = [self.schedule.soonest, None if self.node is None else self.node.gateway.wake_at]
+        times += [tab.client.wake_at for tab in self._tabs()]
+        return min((at for at in times if at is not None), default=float("inf"))
+
+    def _move(self, mono: float) -> None:
+        self.schedule.mono = max(self.schedule.mono, mono)
+        if self.node is not None:
+            self.node.now = self.now
+
+    def _do(self, what: str, act: Callable[[], object]) -> None:
+        """Do one thing, and then what the node has left to do of it at once."""
+        self._now = what
+        act()
+        node = self.node
+        if node is not None:
+            node.now = self.now
+            node.settle()
+            node.marks.append(len(node.history))
+            self.schedule.mono = max(self.schedule.mono, node.now.mono)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back."""
+        self._unix_ahead += seconds
+        if self.node is not None:
+            self.node.now = self.now
+
+    def state(self) -> list[str]:
+        """How everything stands, a line each, for people."""
+        lines = [f"node: {self.node.gateway.gauges}" if self.node is not None else "node: down"]
+        for tab in self._tabs():
+            flowing = "connected" if tab.flowing else "not connected"
+            left = [one for one in tab.asked if one not in tab.heard.ends]
+            lines.append(f"{tab.name}: {flowing}, {len(tab.asked)} asked, waits for {left or 'nothing'}, {tab.ended}")
+        return lines
+
+    # ── the node ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start_node(self) -> None:
+        """The node's process begins."""
+        self.lives += 1
+        first = self._ids
+
+        def ids() -> str:
+            self._ids += 1
+            return self.streams.text(f"id {self._ids}")
+
+        self.node = Node(self, self.config, self.store, ids)
+        self.past.append(Incarnation(self.node, first))
+        self.node.open_store()
+
+    def kill_node(self) -> None:
+        """The node's process is gone, with all its connections and agents."""
+        node, self.node = self.node, None
+        assert node is not None
+        if node.store is not None:
+            self.disk.crash(node)
+        node.asked.clear()
+        self.agents.forget()
+        for pipe in self.pipes:
+            pipe.crash()
+        self.pipes.clear()
+
+    def before_step(self, event: Input) -> None:
+        """A node is about to take an input."""
+        if self.steps == self.until:
+            raise Reached
+        self.steps += 1
+        self.latest.append(f"{self.steps:>6}  {self.schedule.mono - MONO:12.6f}  {self._now}: {event!r}"[:300])
+
+    def after_step(self, event: Input, effects: list[Effect]) -> None:
+        """It has taken it."""
+        self._hash.update(repr((self.now, tuple(event), effects)).encode("utf-8", "surrogatepass"))
+
+    def perform(self, node: Node, effect: Effect) -> None:
+        """Do what the node wants done, as soon as that can be."""
+        if isinstance(effect, CloseWrite | DropConnection | PauseReading | ResumeReading):
+            client = node.clients[effect.connection]
+            if isinstance(client, Tap):
+                self._tell(client.pipe, effect)
+            if isinstance(effect, PauseReading):
+                self.counters.count("reading paused")
+        elif isinstance(effect, StartRun):
+            self.agents.start(node, effect)
+        elif isinstance(effect, CancelRun):
+            self.agents.cancel(effect.run_id)
+        elif isinstance(effect, PauseRun):
+            self.counters.count("agent held back")
+            self.agents.pause(effect.run_id)
+        elif isinstance(effect, ResumeRun):
+            self.agents.resume(effect.run_id)
+        elif isinstance(effect, SaveRecords | LoadSession):
+            self.disk.ask(node, effect)
+        elif isinstance(effect, LoadKeys):
+            self.schedule.plan(0.1, "keys", lambda: self._give_keys(node))
+        elif isinstance(effect, CollectMetrics):
+            self.counters.count("metrics asked for")
+            self.schedule.plan(0.05, "metrics", lambda: node.scrapes and self.node is node and node.collected(b"m 1\n"))
+        elif isinstance(effect, Note):
+            self.counters.note(effect)
+
+    def _tell(self, pipe: Pipe, effect: CloseWrite | DropConnection | PauseReading | ResumeReading) -> None:
+        if isinstance(effect, CloseWrite):
+            pipe.write_closed()
+        elif isinstance(effect, DropConnection):
+            pipe.dropped()
+            self.pipes.remove(pipe)
+        elif isinstance(effect, PauseReading):
+            pipe.up.hold()
+        else:
+            pipe.up.release()
+
+    def _give_keys(self, node: Node) -> None:
+        if self.node is not node or node.loading is None:
+            return
+        if not self.calm and self.streams.stream("keys").random() < 0.3:
+            node.step(KeysFailed("the file is gone"))
+        else:
+            node.step(KeysLoaded(self.issuer.document()))
+
+    # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self, tab: Tab) -> Pipe | None:
+        """A transport for a client; None where there is none to be had."""
+        random = self.streams.stream(f"network/{tab.name}")
+        node = self.node
+        if node is None or random.random() < self.network.refuse_p:
+            return None
+        number = len(node.clients)
+        pipe = Pipe(f"{tab.name}#{number}", self.schedule, self.network, random, tab)
+        tap = Tap(node, number, pipe)
+        pipe.peer = tap
+        node.clients[number] = tap
+        self.pipes.append(pipe)
+        node.step(ConnectionOpened(number, tab.user.address))
+        return pipe
+
+    def judge_end(self, tab: Tab, fault: ClientFault) -> None:
+        """An honest client has given up: there has to be an excuse for that."""
+        why = {fault.code, str(fault.close_code), str(fault.status)}
+        assert why & self.excuses, f"{tab.name} gave up: {fault}; excuses are {sorted(self.excuses)}"
+
+
+def _configured(profile: Profile) -> WebSocketConfig:
+    settings = {name: dict(section) for name, section in profile.settings.items()}
+    return configure(authentication=profile.authentication == "secret", **settings)
