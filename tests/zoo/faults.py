@@ -17,7 +17,7 @@ class Planted(NamedTuple):
     file: str
     right: str
     wrong: str
-    seeds: int = 200
+    seeds: int = 60
 
 
 FAULTS: tuple[Planted, ...] = (

@@ -2,13 +2,13 @@
 
     python -m tests.zoo.planting ["part of a name"]
 
-prints for each fault the seed that found it and what it said; what `seeds` of the table should be can be read off it.
+prints for each fault the world that found it and what was said of it; what `seeds` of the table should be can be read
+off it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,14 +19,28 @@ from typing import NamedTuple
 from tests.zoo.faults import FAULTS, Planted
 
 ROOT = Path(__file__).parents[2]
-FOUND = re.compile(r"--seeds 1 --seed (\d+)")  # the command that replays a failure
+HUNT = """
+import sys
+from pathlib import Path
+import qaws_proto
+from qaws.simulate_cli import first_seed
+from qaws_proto.testing.simulation import simulate
+
+copy, worlds = sys.argv[1:]
+assert Path(qaws_proto.__file__).parent.samefile(copy), f"{qaws_proto.__file__} is not the copy"
+for count in range(int(worlds)):
+    failure = simulate(first_seed() + count)[1].failure
+    if failure is not None:
+        print(count + 1, failure)
+        break
+"""
 
 
 class Hunt(NamedTuple):
-    """How looking for a fault ended: at which world, counted from 1, or None; and what was printed."""
+    """How looking for a fault ended: in which world, counted from 1, or None; and what was said of it."""
 
-    worlds: int | None
-    output: str
+    world: int | None
+    failure: str
 
 
 def plant(fault: Planted, folder: Path) -> Path:
@@ -42,29 +56,15 @@ def plant(fault: Planted, folder: Path) -> Path:
 
 
 def hunt(fault: Planted, folder: Path) -> Hunt:
-    """Simulate worlds upon a copy with the fault, one after the other, until one fails."""
+    """Let worlds happen upon a copy with the fault, those of `qaws simulate`, until one fails."""
     core = plant(fault, folder)
     paths = os.pathsep.join([str(folder), str(ROOT / "adapters")])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    where = [sys.executable, "-c", "import qaws_proto; print(qaws_proto.__file__)"]
-    imported = subprocess.run(where, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-    assert Path(imported.strip()).parent.samefile(core), f"{imported.strip()} is not the copy"
-    command = [sys.executable, "-m", "qaws", "simulate", "--seeds", str(fault.seeds), "--jobs", "1"]
+    command = [sys.executable, "-c", HUNT, str(core), str(fault.seeds)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    if done.returncode == 0:
-        return Hunt(None, output)
-    found = FOUND.search(output)
-    assert done.returncode == 1, output
-    assert found is not None, output
-    return Hunt(int(found[1]) - first_seed(output) + 1, output)
-
-
-def first_seed(output: str) -> int:
-    """The seed of the first world, as the command says it."""
-    said = re.search(r"from seed (\d+)", output)
-    assert said is not None, output
-    return int(said[1])
+    assert done.returncode == 0, done.stderr
+    world, _, failure = done.stdout.partition(" ")
+    return Hunt(int(world) if world else None, failure)
 
 
 def main() -> int:
@@ -75,10 +75,9 @@ def main() -> int:
         if part in fault.name:
             with tempfile.TemporaryDirectory() as folder:
                 found = hunt(fault, Path(folder))
-            missed += found.worlds is None
-            print(f"{found.worlds or '-':>5} of {fault.seeds}  {fault.name}", flush=True)
-            if part:
-                print(found.output)
+            missed += found.world is None
+            print(f"{found.world or '-':>5} of {fault.seeds}  {fault.name}", flush=True)
+            print(f"{'':15}{found.failure.splitlines()[0] if found.world else 'not found'}", flush=True)
     return 1 if missed else 0
 
 
