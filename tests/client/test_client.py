@@ -809,3 +809,19 @@ def test_deliveries_come_before_the_welcome_that_says_they_are_all() -> None:
     under.tell(resumed(1, 1))
     under.tell(accepted("m1", "r1", 1))
     assert [type(effect) for effect in under.effects] == [Deliver, Welcomed]
+
+
+def test_a_client_that_does_not_insist_comes_back_to_where_it_was_and_only_there() -> None:
+    never = ClientUnderTest(insist=False)
+    never.connect()
+    never.lose()
+    assert never.ended is not None
+    been = ClientUnderTest(insist=False)
+    been.welcome()
+    for _ in range(3):
+        been.lose()
+        assert been.ended is None
+        wake_at = been.client.wake_at
+        assert wake_at is not None
+        been.advance(wake_at - been.now.mono)
+        been.open()
