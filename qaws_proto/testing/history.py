@@ -72,6 +72,7 @@ class Heard:
         self.ends: dict[str, AgentResponse | ErrorEvent] = {}  # by message, of others in the session too
         self.gaps: list[ServerEvents] = []
         self.seqs: list[int] = []  # of all that has one, since the last gap
+        self.order: list[str] = []  # runs, as their messages were accepted in the log since then
         self._seq = 0
 
     def hear(self, event: ServerEvents) -> None:
@@ -81,6 +82,7 @@ class Heard:
         if gap or forgotten:
             self.gaps.append(event)
             self.seqs.clear()
+            self.order.clear()
             self._seq = 0
             for message_id in [one for one in {**self.accepted, **self.ends} if not one.startswith(self.own)]:
                 self.accepted.pop(message_id, None)
@@ -107,6 +109,8 @@ class Heard:
             assert event.correlation_id not in self.accepted, f"C10: accepted twice: {event}"
             assert event.correlation_id not in self.ends, f"C10: accepted behind its end: {event}"
             self.accepted[event.correlation_id] = str(event.data["run_id"])
+            if event.seq is not None:
+                self.order.append(str(event.data["run_id"]))
         elif event.event_name == "run_started" and event.data.get("rerun"):
             self.steps.pop(str(event.data["run_id"]), None)  # told anew
 
@@ -141,6 +145,9 @@ def check_heard(heard: Heard, asked: Sequence[str], truth: Truth, rules: Rules) 
             _check_refused(heard, message_id, end, truth)
     if not heard.gaps:
         _check_whole(heard, asked)
+    begun = list(truth.contents)  # in the order in which the agent was called
+    places = [begun.index(run_id) for run_id in heard.order if run_id in truth.contents]
+    assert places == sorted(places), f"G7: {heard.order} were accepted in this order, and begun in another"
 
 
 def _check_answer(heard: Heard, end: AgentResponse, truth: Truth, rules: Rules) -> None:

@@ -126,6 +126,19 @@ def test_behind_a_gap_others_may_be_accepted_again_and_own_messages_not() -> Non
         ours.hear(accepted(1, run_id="again"))
 
 
+@pytest.mark.row("G7")
+def test_messages_of_a_session_are_begun_in_their_order() -> None:
+    told = heard(accepted(), accepted(2, "user-2a.1", "run-2"), accepted(3, "user-2a.2", "never begun"))
+    in_order, reversed_ = Truth(), Truth()
+    for run_id in (RUN, "run-2"):
+        in_order.begin(run_id, "hi")
+    for run_id in ("run-2", RUN):
+        reversed_.begin(run_id, "hi")
+    check_heard(told, [], in_order, STRICT)
+    with pytest.raises(AssertionError, match="G7: "):
+        check_heard(told, [], reversed_, STRICT)
+
+
 def again(said: Truth) -> None:
     said.begin("run-2", f"{M1} hi")
 
