@@ -161,6 +161,13 @@ def test_a_message_is_run_once(twice: Callable[[Truth], None], forgets: bool, re
     said.check_once(forgets=True, reruns=True)
 
 
+def test_the_end_of_a_message_that_was_sent_again_may_be_an_older_one() -> None:
+    pointed = accepted().model_copy(update={"seq": None})
+    judge((accepted(7, "user-2a.1", "run-2"), pointed, response(3, "a")), truth("a"))
+    with pytest.raises(AssertionError, match=r"C10: .* behind 7"):
+        heard(accepted(1), accepted(7, "user-2a.1", "run-2"), response(3, "a"))
+
+
 LOG: list[ServerEvents] = [accepted(), chunk(2, 0, "a"), chunk(3, 1, "b"), step(4, "t"), response(5, "ab")]
 PAYLOADS = [json.dumps(event.model_dump(mode="json")).encode() for event in LOG]
 
