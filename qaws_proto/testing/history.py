@@ -67,11 +67,13 @@ class Heard:
     def __init__(self, own: str) -> None:
         self.own = own
         self.accepted: dict[str, str] = {}  # by message: its run
+        self.repeated: set[str] = set()  # messages that were accepted before they were sent again
         self.texts: dict[str, str] = {}  # by run: what its chunks make
         self.steps: dict[str, list[str]] = {}  # by run
         self.ends: dict[str, AgentResponse | ErrorEvent] = {}  # by message, of others in the session too
         self.gaps: list[ServerEvents] = []
         self.seqs: list[int] = []  # of all that has one, since the last gap
+        self.order: list[str] = []  # runs, as their messages were accepted in the log since then
         self._seq = 0
 
     def hear(self, event: ServerEvents) -> None:
@@ -81,6 +83,7 @@ class Heard:
         if gap or forgotten:
             self.gaps.append(event)
             self.seqs.clear()
+            self.order.clear()
             self._seq = 0
             for message_id in [one for one in {**self.accepted, **self.ends} if not one.startswith(self.own)]:
                 self.accepted.pop(message_id, None)
@@ -96,17 +99,25 @@ class Heard:
             assert event.correlation_id not in self.ends, f"C10: {event} after {self.ends[event.correlation_id]}"
             self.ends[event.correlation_id] = event
         seq = getattr(event, "seq", None)
-        if seq is not None:
+        if seq is not None and not (seq < self._seq and self._was_missed(event)):
             pictured = isinstance(event, AgentChunk) and bool(self.gaps)  # of a snapshot, with the last event's number
             assert seq > self._seq or (pictured and seq == self._seq), f"C10: {event} behind {self._seq}"
             self._seq = seq
             self.seqs.append(seq)
+
+    def _was_missed(self, event: ServerEvents) -> bool:
+        """Whether it is the end of a message that was sent again: what came of it at first is behind, in the log."""
+        return isinstance(event, AgentResponse | ErrorEvent) and event.correlation_id in self.repeated
 
     def _system(self, event: SystemEvent) -> None:
         if event.event_name == "message_accepted" and event.correlation_id is not None:
             assert event.correlation_id not in self.accepted, f"C10: accepted twice: {event}"
             assert event.correlation_id not in self.ends, f"C10: accepted behind its end: {event}"
             self.accepted[event.correlation_id] = str(event.data["run_id"])
+            if event.seq is None:
+                self.repeated.add(event.correlation_id)
+            else:
+                self.order.append(str(event.data["run_id"]))
         elif event.event_name == "run_started" and event.data.get("rerun"):
             self.steps.pop(str(event.data["run_id"]), None)  # told anew
 
@@ -141,6 +152,9 @@ def check_heard(heard: Heard, asked: Sequence[str], truth: Truth, rules: Rules) 
             _check_refused(heard, message_id, end, truth)
     if not heard.gaps:
         _check_whole(heard, asked)
+    begun = list(truth.contents)  # in the order in which the agent was called
+    places = [begun.index(run_id) for run_id in heard.order if run_id in truth.contents]
+    assert places == sorted(places), f"G7: {heard.order} were accepted in this order, and begun in another"
 
 
 def _check_answer(heard: Heard, end: AgentResponse, truth: Truth, rules: Rules) -> None:

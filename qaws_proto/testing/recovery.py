@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..inputs import AddressUnblocked, UserUnblocked
+from ..inputs import AddressUnblocked, Command, UserUnblocked
 from .history import Rules, check_heard, check_log
 from .judge import check_reads, check_replay, check_secrets, check_timers, stopping
 from .users import Tab, User
@@ -49,11 +50,13 @@ def be_kind(world: World) -> None:
     _check_deadlines(world)
     world.agents.end_all()
     world.pass_time(world.config.drain.timeout + 20)  # a drain that has begun ends, and the node comes back
-    if world.node is not None:
+    node = world.node
+    if node is not None:
         for user in world.users:
-            if world.issuer.needed:
-                world.node.step(UserUnblocked("ops", "", user.id))
-            world.node.step(AddressUnblocked("ops", "", user.address))
+            lifted: list[Command] = [AddressUnblocked("ops", "", user.address)]
+            lifted += [UserUnblocked("ops", "", user.id)] if world.issuer.needed else []
+            for command in lifted:
+                world.do("commands", partial(node.step, command))
 
 
 def _check_deadlines(world: World) -> None:

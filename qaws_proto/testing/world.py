@@ -162,14 +162,14 @@ class World:
             node = self.node
             due = node.gateway.wake_at if node is not None else None
             if node is not None and due is not None and due <= schedule.mono:
-                self._do("timer of the node", lambda node=node: node.step(TimerFired()))  # type: ignore[misc]
+                self.do("timer of the node", lambda node=node: node.step(TimerFired()))  # type: ignore[misc]
                 continue
             tab = next((tab for tab in self._tabs() if (wake := tab.client.wake_at) is not None and wake <= at), None)
             if tab is not None:
-                self._do(f"timer of {tab.name}", tab.wake)
+                self.do(f"timer of {tab.name}", tab.wake)
                 continue
             plan = schedule.take()
-            self._do(plan.what, plan.act)
+            self.do(plan.what, plan.act)
         self._move(end)
 
     def _tabs(self) -> list[Tab]:
@@ -185,7 +185,7 @@ class World:
         if self.node is not None:
             self.node.now = self.now
 
-    def _do(self, what: str, act: Callable[[], object]) -> None:
+    def do(self, what: str, act: Callable[[], object]) -> None:
         """Do one thing, and then what the node has left to do of it at once."""
         self._now = what
         act()

@@ -126,6 +126,19 @@ def test_behind_a_gap_others_may_be_accepted_again_and_own_messages_not() -> Non
         ours.hear(accepted(1, run_id="again"))
 
 
+@pytest.mark.row("G7")
+def test_messages_of_a_session_are_begun_in_their_order() -> None:
+    told = heard(accepted(), accepted(2, "user-2a.1", "run-2"), accepted(3, "user-2a.2", "never begun"))
+    in_order, reversed_ = Truth(), Truth()
+    for run_id in (RUN, "run-2"):
+        in_order.begin(run_id, "hi")
+    for run_id in ("run-2", RUN):
+        reversed_.begin(run_id, "hi")
+    check_heard(told, [], in_order, STRICT)
+    with pytest.raises(AssertionError, match="G7: "):
+        check_heard(told, [], reversed_, STRICT)
+
+
 def again(said: Truth) -> None:
     said.begin("run-2", f"{M1} hi")
 
@@ -146,6 +159,13 @@ def test_a_message_is_run_once(twice: Callable[[Truth], None], forgets: bool, re
     with pytest.raises(AssertionError, match=found):
         said.check_once(forgets=forgets, reruns=reruns)
     said.check_once(forgets=True, reruns=True)
+
+
+def test_the_end_of_a_message_that_was_sent_again_may_be_an_older_one() -> None:
+    pointed = accepted().model_copy(update={"seq": None})
+    judge((accepted(7, "user-2a.1", "run-2"), pointed, response(3, "a")), truth("a"))
+    with pytest.raises(AssertionError, match=r"C10: .* behind 7"):
+        heard(accepted(1), accepted(7, "user-2a.1", "run-2"), response(3, "a"))
 
 
 LOG: list[ServerEvents] = [accepted(), chunk(2, 0, "a"), chunk(3, 1, "b"), step(4, "t"), response(5, "ab")]
