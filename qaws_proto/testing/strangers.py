@@ -289,6 +289,9 @@ def _many_sessions(peer: Stranger) -> Iterator[float]:
     for number in range(6):
         yield 0.3
         peer.say(chat("one more", session_id=f"many-{peer.random.randrange(1000)}-{number}"))
+    peer.say({"type": "resume", "session_id": "many", "epoch": "", "seq": 0})  # which a store has to be asked for
+    for _ in range(50):
+        peer.send(frame(PING, b"meanwhile" * 13) * 3)
     yield 1.0
 
 
