@@ -152,6 +152,18 @@ def test_a_request_keeps_no_secret_in_its_query(name: str) -> None:
     assert (f"{name}=".encode() in shown) is (name != "session")
 
 
+@pytest.mark.parametrize(
+    "line", [b"Authorization: Bearer", b"Authorization: bearer ", b"Authorization: Bearer \xa0", b"Authorization: x"]
+)
+def test_a_scheme_without_a_token_is_refused_as_it_was(line: bytes) -> None:
+    said(upgrade().removesuffix(b"\r\n") + line + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("query", [b"a=\xff\xfe", b"\xe9=a", b"token=" + CANARY.encode() + b"\xff"])
+def test_a_query_that_is_no_ascii_is_refused_as_it_was(query: bytes) -> None:
+    assert CANARY.encode() not in said(upgrade().replace(b"GET /", b"GET /?" + query))
+
+
 def test_a_request_that_never_ends_keeps_none_either() -> None:
     head = upgrade("/", f"Authorization: Bearer {CANARY}")[:-10]
     assert CANARY[:20].encode() not in said(head[:30], head[30:])
