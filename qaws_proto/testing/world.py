@@ -114,6 +114,8 @@ class World:
         self.streams = Streams(seed)
         self.profile = profile or draw(self.streams)
         self.config = _configured(self.profile) if config is None else _signed(config)
+        hosts = self.config.server.allowed_hosts
+        self.host = hosts[0] if hosts else "localhost"  # that everybody asks for
         self.until = until
         self.steps = 0
         self.calm = False
@@ -382,11 +384,13 @@ def _configured(profile: Profile) -> WebSocketConfig:
 
 
 def _signed(config: WebSocketConfig) -> WebSocketConfig:
-    """The configuration with a secret that tokens can be signed with, where it has the public halves of keys alone."""
+    """The configuration with a secret that tokens can be signed with, where it has the public halves of keys alone, and
+    with room for the addresses that a world has."""
     security = config.security
     authentication = security.authentication
-    if not authentication.enabled or (authentication.jwt_secret is not None and authentication.key_source is None):
-        return config
-    keys = {"jwks": None, "public_key_file": None, "algorithm": "HS256", "jwt_secret": SecretStr(SECRET)}
-    security = security.model_copy(update={"authentication": authentication.model_copy(update=keys)})
+    if authentication.enabled and (authentication.jwt_secret is None or authentication.key_source is not None):
+        keys = {"jwks": None, "public_key_file": None, "algorithm": "HS256", "jwt_secret": SecretStr(SECRET)}
+        authentication = authentication.model_copy(update=keys)
+    addresses = security.addresses.model_copy(update={"allow": [], "block": []})
+    security = security.model_copy(update={"authentication": authentication, "addresses": addresses})
     return config.model_copy(update={"security": security})
