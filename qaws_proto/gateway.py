@@ -375,8 +375,9 @@ class Gateway:
 
         def route(event: KeysLoaded | KeysFailed, now: Now) -> None:
             tell(event, now)
-            for connection in [one for one in self._connections.values() if one.awaits_keys]:
-                self._handle_all(connection, connection.keys_came(now), now)
+            for connection in list(self._connections.values()):
+                if connection.awaits_keys:  # still: what one of them says may have ended another
+                    self._handle_all(connection, connection.keys_came(now), now)
 
         return route
 

@@ -10,7 +10,7 @@ from qaws_proto import Gateway
 from qaws_proto.inputs import DrainRequested, KeysFailed, KeysLoaded, KeysRequested, TimerFired
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.node import SECRET, START, configure, counter, token
-from qaws_proto.testing.peer import request, text, upgrade
+from qaws_proto.testing.peer import chat, request, text, upgrade
 from tests.helpers.keys import Pair, key_set, pair
 from tests.helpers.node import NodeUnderTest
 
@@ -452,3 +452,20 @@ def test_a_public_key_file_is_a_source_like_another() -> None:
     node.give_keys(pair("RS256", None, 1).public_pem)  # another file has taken its place
     bearer(node, plain).expect_http(401)
     welcomed(bearer(node, pair("RS256", None, 1)))
+
+
+@pytest.mark.clause("C1")
+@pytest.mark.row("A7")
+def test_who_is_taken_over_while_its_token_waits_for_keys_is_judged_no_more() -> None:
+    node = started(ONE, sessions={"exclusive": True})
+    node.advance(100)
+    authorization = f"Authorization: Bearer {TWO.token('ana', unix=node.now.unix)}"
+    first = node.open()
+    first.send_bytes(upgrade("/", authorization) + text(chat("mine", session_id="s")))
+    other = bearer(node, ONE)
+    welcomed(other)
+    other.chat("no, mine", session_id="s")
+    other.send({"type": "auth", "token": TWO.token("ana", unix=node.now.unix)})
+    node.give_keys(key_set(ONE.jwk(), TWO.jwk()))
+    welcomed(first)
+    other.expect_close(4409)

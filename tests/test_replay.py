@@ -11,6 +11,7 @@ from hypothesis import given
 
 from qaws_proto import EventContext, EventType, Now
 from qaws_proto.admission.gate import Gate, Passage, Refusal
+from qaws_proto.admission.tokens import Principal, TokenVerifier
 from qaws_proto.effects import Effect, Note
 from qaws_proto.events import ChatMessage, ClientEvent
 from qaws_proto.faults import Fault
@@ -101,6 +102,42 @@ def test_what_a_users_check_said_is_said_again_without_it() -> None:
     assert step.difference is None
     assert [verdict for name, verdict in step.step.verdicts][2:] == [Refusal(Fault.OVERLOADED, 2.5)] * 2
     assert "voted" in repr(step.effects)
+
+
+class Odd(TokenVerifier):
+    """One of a user, which may raise, and whose principals are more than ours."""
+
+    def __init__(self) -> None:
+        pass
+
+    def recall(self, token: str, unix: float) -> Principal | None:
+        return None
+
+    def verify(self, token: str, unix: float) -> Principal | None:
+        if token == "raises":
+            raise OSError(token)
+        return Member("ana", None, {"iat": 1}, unix + 60, frozenset(), frozenset())
+
+
+class Member(Principal):
+    """One that a user has made of ours."""
+
+
+def test_what_a_users_verifier_did_is_done_again() -> None:
+    lines: list[str] = []
+    config = configure(authentication=True)
+    node = RecordedGateway(config, ids=counter(), write=lambda step: lines.append(step.line()), verifier=Odd())
+    for number, word in enumerate(("good", "raises"), 1):
+        node.step(ConnectionOpened(number), NOW)
+        said = BytesReceived(number, upgrade("/", f"Authorization: Bearer {word}"))
+        if word == "good":
+            node.step(said, NOW)
+        else:
+            with pytest.raises(OSError, match="raises"):
+                node.step(said, NOW)
+    steps = replayed([node.head.line(), *lines])
+    assert [step.difference for step in steps] == [None] * 4
+    assert steps[3].step.effects == "!OSError"
 
 
 def test_events_of_a_user_have_to_be_there() -> None:

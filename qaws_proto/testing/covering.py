@@ -79,7 +79,7 @@ class Covers:
             scheme, space, rest = plain.partition(" ") if name == "authorization" else ("", "", plain)
             secret = rest.lstrip()
             plain = scheme + space + " " * (len(rest) - len(secret)) + self.cover(secret)
-            if name == "authorization" and not space:
+            if name == "authorization" and not space and scheme.lower() != "bearer":  # which is a token that is empty
                 plain = self.cover(scheme)
         return before + plain + after
 
@@ -103,8 +103,12 @@ class Covers:
 
     def _pair(self, pair: str) -> str:
         name, equals, value = pair.partition("=")
-        name = name if name in TOKENS else self.cover(name)
-        return name + equals + self.cover(value)
+        name = name if name in TOKENS else self._queried(name)
+        return name + equals + self._queried(value)
+
+    def _queried(self, said: str) -> str:
+        """What is no ASCII stays none: a node takes none of it in a target."""
+        return "".join("\xff" if was > "\x7f" else shown for was, shown in zip(said, self.cover(said), strict=False))
 
     def head(self, head: bytes) -> bytes:
         """A request head, or as much of it as has come. Bytes are Latin-1."""

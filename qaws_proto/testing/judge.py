@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .world import Node
 
 OF_THE_NODE = (Reason.KEYS, Reason.STORE, Reason.DRAIN)  # timers that no connection, run or session has
+FRAGMENT = 16  # characters at an end of a part of a token that tell it from others
+MOMENT = 0.001  # seconds that backlogs of frames may take within one act of a world
 
 Ids = Callable[[int], Callable[[], str]]
 
@@ -113,8 +115,59 @@ def check_secrets(life: Incarnation, secrets: Iterable[str]) -> None:
                 told.append(str(tuple(effect)))
     told += [str(event) for client in life.node.clients.values() for event in client.heard]  # what was compressed, too
     text = "\n".join(told)
-    for secret in (CANARY, *secrets):
-        assert secret not in text, f"C12: told: {text[max(0, text.index(secret) - 80) :][:200]}"
+    for part in dict.fromkeys(fragment for secret in (CANARY, *secrets) for fragment in _fragments(secret)):
+        assert part not in text, f"C12: told: {text[max(0, text.index(part) - 80) :][:200]}"
+
+
+def _fragments(secret: str) -> Iterator[str]:
+    """What may be nowhere: the secret, or of a token its claims' beginning and the ends of its signature."""
+    parts = secret.split(".")
+    if len(parts) == 3:
+        yield from (parts[1][:FRAGMENT], parts[2][:FRAGMENT], parts[2][-FRAGMENT:])
+    else:
+        yield secret
+
+
+class Unread:
+    """Since when sessions of a node are read by nobody: before their time is over none of them ends."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def check(self, node: NodeUnderTest) -> None:
+        """Look at a node behind an act."""
+        gateway, mono = node.gateway, node.now.mono
+        since, self._since = self._since, {}
+        for session in gateway._sessions:
+            due = gateway._timers._due.get((Reason.SESSION, session.number))
+            if due is not None:
+                at = self._since[session.number] = since.get(session.number, mono)
+                ttl = node.config.sessions.ttl
+                assert due[0] >= at + ttl - MOMENT, f"S3: a session ends {due[0] - at} s after its last reader went"
+
+
+def check_bounds(node: NodeUnderTest) -> None:
+    """C7 of all that is held for sessions: as much as the configuration says, counted here anew."""
+    gateway, config = node.gateway, node.config.sessions
+    sessions = gateway._sessions
+    assert len(sessions) <= config.max_sessions, f"C7: {len(sessions)} sessions"
+    assert len(sessions._past) <= config.max_sessions, f"C7: {len(sessions._past)} sessions that are gone are known"
+    promised = len(sessions._promised)
+    assert promised <= gateway.connections, f"C7: {promised} sessions are promised to {gateway.connections} connections"
+    owned: dict[str, int] = {}
+    for session in sessions:
+        payloads = session.log._payloads
+        held = sum(map(len, payloads))
+        assert held == session.log.held, f"C7: a log counts {session.log.held} bytes for {held}"
+        assert len(payloads) <= config.max_events, f"C7: a log of {len(payloads)} events"
+        newest = len(payloads[-1]) if payloads else 0
+        assert held - newest <= config.max_bytes, f"C7: a log of {held} bytes"
+        known = max(len(session.known), len(session.ended))
+        assert known <= config.known_ids, f"C7: {known} ids of a session are known"
+        owned[session.owner] = owned.get(session.owner, 0) + held
+    assert sum(owned.values()) == sessions.held, f"C7: sessions count {sessions.held} bytes for {sum(owned.values())}"
+    for connection in gateway._connections.values():
+        assert len(connection.awaits) <= config.per_user, f"C7: {len(connection.awaits)} sessions are awaited"
 
 
 def check_timers(node: NodeUnderTest) -> None:

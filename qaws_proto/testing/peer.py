@@ -21,10 +21,10 @@ def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
-def upgrade(path: str = "/", *headers: str) -> bytes:
+def upgrade(path: str = "/", *headers: str, host: str = "localhost") -> bytes:
     """A WebSocket upgrade request."""
     lines = [
-        f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade",
+        f"GET {path} HTTP/1.1", f"Host: {host}", "Upgrade: websocket", "Connection: Upgrade",
         "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *headers,
     ]  # fmt: skip
     return ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -139,20 +139,25 @@ class RecordedVerifier(TokenVerifier):
 
     def verify(self, token: str, unix: float) -> Principal | None:
         """As any verifier does."""
-        return self._told("verify", self._verifier.verify(token, unix))
+        return self._told("verify", lambda: self._verifier.verify(token, unix))
 
     def recall(self, token: str, unix: float) -> Principal | None:
         """As any verifier does."""
-        return self._told("recall", self._verifier.recall(token, unix))
+        return self._told("recall", lambda: self._verifier.recall(token, unix))
 
     def lacks_key(self, token: str, unix: float, *, any_key: bool = False) -> bool:
         """As any verifier does."""
-        return self._told("lacks_key", self._verifier.lacks_key(token, unix, any_key=any_key))
+        return self._told("lacks_key", lambda: self._verifier.lacks_key(token, unix, any_key=any_key))
 
     def has_keys(self, unix: float) -> bool:
         """As any verifier does."""
-        return self._told("has_keys", self._verifier.has_keys(unix))
+        return self._told("has_keys", lambda: self._verifier.has_keys(unix))
 
-    def _told(self, name: str, answer: _Answer) -> _Answer:
+    def _told(self, name: str, ask: Callable[[], _Answer]) -> _Answer:
+        try:
+            answer = ask()
+        except Exception as error:
+            self._verdicts.append((name, error))
+            raise
         self._verdicts.append((name, answer))
         return answer

@@ -26,6 +26,7 @@ from ..inputs import (
 )
 from ..wire.frames import COMPRESSED, header_size, payload_length
 from . import covering
+from .frames import masked
 from .trace import Head, Step, Verdict
 
 TEXT, BINARY, CLOSE = 1, 2, 8
@@ -226,12 +227,12 @@ class _Stream:
     def _cover(self, *, whole: bool) -> None:
         """Cover the message in the frames that have come."""
         frames = [frame for frame in self._frames if frame.first & 0x0F < CLOSE]
-        said = b"".join(_masked(bytes(self._bytes[one.start : one.end]), one.mask) for one in frames)
+        said = b"".join(masked(bytes(self._bytes[one.start : one.end]), one.mask) for one in frames)
         covered = self._message(frames[0].first, said, whole=whole) if frames else b""
         at = 0
         for one in frames:
             size = one.end - one.start
-            self._bytes[one.start : one.end] = _masked(covered[at : at + size], one.mask)
+            self._bytes[one.start : one.end] = masked(covered[at : at + size], one.mask)
             at += size
         self._covered += self._bytes[: self._at]
         del self._bytes[: self._at]
@@ -243,10 +244,3 @@ class _Stream:
         if not first & COMPRESSED:
             return cover(said)
         return covering.compressed(said, cover, self._limits.max_message_size, whole=whole)
-
-
-def _masked(payload: bytes, mask: bytes) -> bytes:
-    """A payload masked, or unmasked (RFC 6455 section 5.3)."""
-    size = len(payload)
-    key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)

@@ -127,9 +127,12 @@ class Outside:
         return f"replayed-{next(self._spare)}"
 
     def ask(self, name: str) -> Any:
-        """The next verdict; None where another one was asked for."""
+        """The next verdict, which may be to raise; None where another one was asked for."""
         if self._verdicts and self._verdicts[0][0] == name:
-            return self._verdicts.popleft()[1]
+            answer = self._verdicts.popleft()[1]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         asked = self._verdicts[0][0] if self._verdicts else "nothing more"
         self._differ(f"`{name}` is asked, and was not: {asked}")
         return None

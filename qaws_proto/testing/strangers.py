@@ -64,13 +64,17 @@ class Stranger:
             self.client.send_bytes(data[:size])
             data = data[size:]
 
+    def upgrade(self, *headers: str, path: str | None = None) -> bytes:
+        """A request for a WebSocket, at the path and the host that the node serves."""
+        return upgrade(path or self.world.config.server.path, *headers, host=self.world.host)
+
     def enter(self, *headers: str, user_id: str | None = None) -> None:
         """Connect and upgrade, with a token where one is needed."""
         if self.world.issuer.needed:
             user_id = user_id or self.random.choice(("user-1", "mallory"))
             token = self.world.issuer.token(user_id, unix=self.world.now.unix, life=3600)
             headers = (*headers, f"Authorization: Bearer {token}")
-        self.open(upgrade("/", *headers))
+        self.open(self.upgrade(*headers))
 
     def say(self, event: object) -> None:
         """Send an event."""
@@ -107,7 +111,7 @@ def _frame_flood(peer: Stranger) -> Iterator[float]:
 
 def _slow_loris(peer: Stranger) -> Iterator[float]:
     peer.open(b"G")
-    for byte in upgrade()[1:]:
+    for byte in peer.upgrade()[1:]:
         yield 0.4
         peer.send(bytes((byte,)))
 
@@ -136,9 +140,9 @@ def _wrong_tokens(peer: Stranger) -> Iterator[float]:
     for _ in range(12):
         kind = peer.random.randrange(3)
         if kind == 0:
-            peer.open(upgrade("/", f"Authorization: Bearer {WRONG}"))
+            peer.open(peer.upgrade(f"Authorization: Bearer {WRONG}"))
         else:
-            peer.open(upgrade())
+            peer.open(peer.upgrade())
             yield 0.05
             peer.say({"type": "auth", "token": WRONG if kind == 1 else "x" * 9000})
         yield 0.2
@@ -148,7 +152,7 @@ def _wrong_tokens(peer: Stranger) -> Iterator[float]:
 def _old_tokens(peer: Stranger) -> Iterator[float]:
     issued = peer.world.issuer.issued
     for _ in range(4):
-        peer.open(upgrade("/", f"Authorization: Bearer {peer.random.choice(issued)}") if issued else upgrade())
+        peer.open(peer.upgrade(f"Authorization: Bearer {peer.random.choice(issued)}") if issued else peer.upgrade())
         yield 0.2
         peer.say(chat("with a stolen token"))
         yield 1.0
@@ -207,17 +211,18 @@ def _late_reader(peer: Stranger) -> Iterator[float]:
 
 
 def _half_head(peer: Stranger) -> Iterator[float]:
-    peer.open(upgrade()[: peer.random.randint(1, 90)])
+    peer.open(peer.upgrade()[: peer.random.randint(1, 90)])
     yield 9.0
 
 
 def _no_http(peer: Stranger) -> Iterator[float]:
-    peer.open(peer.random.choice((*NO_HTTP, upgrade("/" + "x" * 5000), upgrade("/", *["A: b"] * 70), upgrade("/x"))))
+    refused = (peer.upgrade(path="/" + "x" * 5000), peer.upgrade(*["A: b"] * 70), peer.upgrade(path="/x"))
+    peer.open(peer.random.choice((*NO_HTTP, *refused)))
     yield 2.0
 
 
 def _never_authenticates(peer: Stranger) -> Iterator[float]:
-    peer.open(upgrade())
+    peer.open(peer.upgrade())
     for _ in range(30):
         yield 0.5
         peer.send(frame(PING))
@@ -239,7 +244,7 @@ def _probes(peer: Stranger) -> Iterator[float]:
 
 def _crowd(peer: Stranger) -> Iterator[float]:
     for _ in range(14):
-        peer.open(b"" if peer.random.random() < 0.5 else upgrade())
+        peer.open(b"" if peer.random.random() < 0.5 else peer.upgrade())
         yield 0.01
         if peer.gone:
             yield 0.1
@@ -268,7 +273,7 @@ def _unfinished(peer: Stranger) -> Iterator[float]:
 
 
 def _early_message(peer: Stranger) -> Iterator[float]:
-    peer.open(upgrade() + text(chat("before the token")))
+    peer.open(peer.upgrade() + text(chat("before the token")))
     yield 1.0
 
 
@@ -286,6 +291,12 @@ def _bare_reader(peer: Stranger) -> Iterator[float]:
 
 
 def _many_sessions(peer: Stranger) -> Iterator[float]:
+    peer.enter()
+    yield 0.1
+    peer.say({"type": "resume", "session_id": "many", "epoch": "", "seq": 0})  # which a store has to be asked for
+    for _ in range(50):
+        peer.send(frame(PING, b"meanwhile" * 13) * 3)
+    yield 0.5
     peer.enter()
     for number in range(6):
         yield 0.3

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .counters import Counters
     from .pipe import Pipe
 
+MOMENT = 0.001  # seconds
 INTERRUPTED = "The answer was interrupted by a restart"
 
 
@@ -67,6 +68,10 @@ class Watched(Client):
             self.counters.error(event["error_code"])
         elif event.get("error_message") == INTERRUPTED:
             self.counters.count("run interrupted by a restart")
+        elif event["type"] == "agent_response":
+            agent, seconds = self.node.config.agent, event["processing_time"]
+            assert len(event["content"].encode()) <= agent.max_response_size, "C7: an answer that is too large"
+            assert 0 <= seconds <= agent.max_duration + MOMENT, f"C5: an agent took {seconds} s"
 
 
 class Tap(Watched):

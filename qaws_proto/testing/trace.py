@@ -88,7 +88,7 @@ def raised(name: str) -> Raised:
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def encode(value: Input | Principal | Refusal | None) -> Any:
+def encode(value: Input | Principal | Refusal | Exception | None) -> Any:
     """An input, or a verdict, as JSON has it."""
     return _encode(value, 2 if isinstance(value, RunInput) else DEPTH)  # an agent may give anything, itself within
 
@@ -146,8 +146,9 @@ def _encode(value: Any, depth: int) -> Any:
 
 def _container(value: Any, kind: type, depth: int) -> Any:
     """What holds other values; None for what is none of those that are known."""
-    if kind in _OWN:
-        return {"is": kind.__name__, **{name: _encode(item, depth) for name, item in value._asdict().items()}}
+    own = kind if kind in _OWN else next((base for base in kind.__mro__ if base in _OWN), None)  # of a user's verifier
+    if own is not None:
+        return {"is": own.__name__, **{name: _encode(item, depth) for name, item in value._asdict().items()}}
     if issubclass(kind, tuple):
         return [_encode(item, depth) for item in tuple.__iter__(value)]
     if issubclass(kind, list):

@@ -188,9 +188,8 @@ class User:
         self._opened += 1
         session, history = self.session, self.session is not None and self.random.random() < 0.7
         server = self.world.config.server
-        host = server.allowed_hosts[0] if server.allowed_hosts else "localhost"
         config = ClientConfig(
-            host, server.path, token=self.world.issuer.needed, session_id=session, history=history,
+            self.world.host, server.path, token=self.world.issuer.needed, session_id=session, history=history,
             backoff_base=0.2, backoff_cap=3.0, connect_timeout=8.0, heartbeat=6.0, heartbeat_timeout=4.0,
             close_timeout=2.0, ack_every=ACK_EVERY,
         )  # fmt: skip

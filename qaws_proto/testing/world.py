@@ -34,15 +34,29 @@ from ..effects import (
     SaveRecords,
     StartRun,
 )
-from ..inputs import ConnectionOpened, Input, KeysFailed, KeysLoaded, TimerFired
+from ..inputs import (
+    BytesReceived,
+    ConnectionLost,
+    ConnectionOpened,
+    EofReceived,
+    Input,
+    KeysFailed,
+    KeysLoaded,
+    MessageReceived,
+    TimerFired,
+    WriteBlocked,
+    WriteDrained,
+    WriteProgressed,
+)
 from . import faults, recovery
 from .agents import Agents
+from .client import Client
 from .counters import Counters
 from .disk import Disk
 from .history import Truth
 from .host import Host
 from .issuer import Issuer
-from .judge import Incarnation
+from .judge import Incarnation, Unread, check_bounds
 from .node import AT_ONCE, MONO, SECRET, UNIX, NodeUnderTest, configure
 from .pipe import Network, Pipe
 from .profile import Profile, draw
@@ -100,6 +114,8 @@ class World:
         self.streams = Streams(seed)
         self.profile = profile or draw(self.streams)
         self.config = _configured(self.profile) if config is None else _signed(config)
+        hosts = self.config.server.allowed_hosts
+        self.host = hosts[0] if hosts else "localhost"  # that everybody asks for
         self.until = until
         self.steps = 0
         self.calm = False
@@ -129,6 +145,7 @@ class World:
         self._ids = 0
         self._transports = 0
         self._now = ""
+        self._unread = Unread()
 
     @property
     def now(self) -> Now:
@@ -198,6 +215,8 @@ class World:
             node.settle()
             node.marks.append(len(node.history))
             self.schedule.mono = max(self.schedule.mono, node.now.mono)
+            check_bounds(node)
+            self._unread.check(node)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back."""
@@ -230,6 +249,7 @@ class World:
             self._ids += 1
             return self.streams.text(f"id {self._ids}")
 
+        self._unread = Unread()
         self.node = Node(self, self.config, self.store, ids)
         self.past.append(Incarnation(self.node, first))
         self.node.open_store()
@@ -274,6 +294,8 @@ class World:
                 self._tell(client.pipe, effect)
             if isinstance(effect, PauseReading):
                 self.counters.count("reading paused")
+            elif isinstance(effect, DropConnection):
+                self.schedule.plan(self.network.latency, "what comes too late", lambda: self._too_late(node, client))
         elif isinstance(effect, StartRun):
             self.agents.start(node, effect)
         elif isinstance(effect, CancelRun):
@@ -303,6 +325,14 @@ class World:
             pipe.up.hold()
         else:
             pipe.up.release()
+
+    def _too_late(self, node: Node, client: Client) -> None:
+        """A transport may still tell of a connection that it was told to drop (C6)."""
+        if self.node is node:
+            said = BytesReceived if client.host is None else MessageReceived
+            kinds = (said, EofReceived, ConnectionLost, WriteBlocked, WriteProgressed, WriteDrained)
+            kind = kinds[client.number % len(kinds)]
+            node.step(kind(client.number, b"late") if kind is said else kind(client.number))  # type: ignore[call-arg]
 
     def _give_keys(self, node: Node) -> None:
         if self.node is not node or node.loading is None:
@@ -354,11 +384,13 @@ def _configured(profile: Profile) -> WebSocketConfig:
 
 
 def _signed(config: WebSocketConfig) -> WebSocketConfig:
-    """The configuration with a secret that tokens can be signed with, where it has the public halves of keys alone."""
+    """The configuration with a secret that tokens can be signed with, where it has the public halves of keys alone, and
+    with room for the addresses that a world has."""
     security = config.security
     authentication = security.authentication
-    if not authentication.enabled or (authentication.jwt_secret is not None and authentication.key_source is None):
-        return config
-    keys = {"jwks": None, "public_key_file": None, "algorithm": "HS256", "jwt_secret": SecretStr(SECRET)}
-    security = security.model_copy(update={"authentication": authentication.model_copy(update=keys)})
+    if authentication.enabled and (authentication.jwt_secret is None or authentication.key_source is not None):
+        keys = {"jwks": None, "public_key_file": None, "algorithm": "HS256", "jwt_secret": SecretStr(SECRET)}
+        authentication = authentication.model_copy(update=keys)
+    addresses = security.addresses.model_copy(update={"allow": [], "block": []})
+    security = security.model_copy(update={"authentication": authentication, "addresses": addresses})
     return config.model_copy(update={"security": security})

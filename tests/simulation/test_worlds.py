@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from qaws_proto.testing import configure
+from qaws_proto.testing.profile import Profile
 from qaws_proto.testing.simulation import Outcome, simulate, summarize
 from qaws_proto.testing.world import World
 
@@ -92,3 +94,13 @@ def test_outcomes_make_a_summary_in_the_order_of_their_seeds() -> None:
     assert summary.counters.counts["crash"] == 3
     assert "stop" in summary.counters.missing
     assert summary.digest == summarize([one, two]).digest != summarize([one]).digest
+
+
+def test_everybody_goes_where_the_configuration_serves() -> None:
+    server = {"path": "/chat", "allowed_hosts": ["chat.example"]}
+    security = {"addresses": {"allow": ["10.0.0.0/8"], "block": ["192.0.2.0/24"]}}
+    profile = Profile(users=1, chaos=20.0, hostile=("binary",), hostile_every=2.0)
+    world = World(1, config=configure(server=server, security=security), profile=profile)
+    world.run()
+    assert world.counters.counts["binary message"]
+    assert world.counters.counts["run completed"]
