@@ -152,6 +152,18 @@ def test_a_request_keeps_no_secret_in_its_query(name: str) -> None:
     assert (f"{name}=".encode() in shown) is (name != "session")
 
 
+@pytest.mark.parametrize("line", [
+    f"GET /chat/{CANARY} HTTP/1.1", f"Authorization: Bearer {CANARY}", f"Cookie: {CANARY}",
+    f"Cookie: session={CANARY[10:]}", f"{CANARY}", f"GET {CANARY}",
+])  # fmt: skip
+def test_a_request_keeps_no_secret_where_none_belongs(line: str) -> None:
+    head = f"{line}\r\nHost: localhost\r\n\r\n".encode()
+    shown = said(head)
+    assert CANARY[-20:].encode() not in shown
+    assert CANARY[10:30].encode() not in shown
+    assert len(shown) == len(head)
+
+
 def test_a_request_that_never_ends_keeps_none_either() -> None:
     head = upgrade("/", f"Authorization: Bearer {CANARY}")[:-10]
     assert CANARY[:20].encode() not in said(head[:30], head[30:])
