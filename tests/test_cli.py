@@ -837,3 +837,11 @@ class Terminal:
             line = self._lines[self._row].ljust(self._column)
             self._lines[self._row] = line[: self._column] + char + line[self._column + 1 :]
             self._column += 1
+
+
+@pytest.mark.parametrize("command", [("fuzz",), ("simulate",), ("serve", "--no-auth", "--record", "records")])
+def test_what_judges_by_assertions_needs_them(command: tuple[str, ...], tmp_path: Path) -> None:
+    line = [sys.executable, "-O", "-m", "qaws", *command]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "qaws: qaws_proto.testing judges by assertions: run Python without -O\n"

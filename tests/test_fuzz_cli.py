@@ -30,11 +30,17 @@ ENGINES = [
 ]
 
 AGENTS = """
+import threading
+
 def fragile(message):
     return message.encode("ascii").decode()
 
 async def polite(message):
     yield message
+
+def stuck(message):
+    threading.Thread(target=threading.Event().wait).start()
+    raise ValueError(message)
 """
 
 CONFIG = """
@@ -157,6 +163,31 @@ def test_the_settings_of_a_file_are_those_of_the_node(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_thread_that_never_ends_holds_nobody_up(engine: str, folder: Path) -> None:
+    done = fuzz("--agent", "my_agents:stuck", "--engine", engine)
+    assert (done.returncode, done.stderr) == (1, "")
+    replayed = fuzz(*again(done.stdout))
+    assert (replayed.returncode, "ValueError" in replayed.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_may_go_on_for_ever(engine: str, folder: Path) -> None:
+    done = fuzz("--seconds", "inf", "--executions", "5", "--engine", engine)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "executions  5 in" in done.stdout
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed here")
+def test_what_ends_the_process_of_atheris_is_told(folder: Path) -> None:
+    (folder / ".qaws-fuzz/node").mkdir(parents=True)
+    (folder / ".qaws-fuzz/node/corpus").write_text("no folder")
+    done = fuzz("--engine", "atheris")
+    assert done.returncode == 1
+    assert "FileExistsError" in done.stderr
+    assert "atheris has ended by itself, with status 1; see .qaws-fuzz/node/atheris.log" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_ctrl_c_ends_it_in_order(engine: str, folder: Path) -> None:
     command = [sys.executable, "-m", "qaws", "fuzz", "--seconds", "3600", "--engine", engine]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -217,6 +248,20 @@ def test_an_execution_that_hangs_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert campaign.finding is not None
     assert isinstance(campaign.finding.error, Hung)
     assert campaign.finding.code == campaign.finding.file.read_bytes() == b"\0\1"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such timers here")
+def test_an_agent_that_hangs_is_found_whatever_it_may_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def agent(message: str) -> str:
+        while True:
+            pass
+
+    monkeypatch.setattr("qaws.fuzzing.HUNG", 2.0)
+    target = AgentTarget(agent, None, allow_errors=True)
+    with Campaign(target, tmp_path, seconds=60) as campaign, pytest.raises(Over):
+        campaign.attempt(target.seeds[0])
+    assert campaign.finding is not None
+    assert isinstance(campaign.finding.error, Hung)
 
 
 def test_a_campaign_ends_behind_its_last_execution(tmp_path: Path) -> None:

@@ -164,6 +164,18 @@ def test_a_query_that_is_no_ascii_is_refused_as_it_was(query: bytes) -> None:
     assert CANARY.encode() not in said(upgrade().replace(b"GET /", b"GET /?" + query))
 
 
+@pytest.mark.parametrize("line", [
+    f"GET /chat/{CANARY} HTTP/1.1", f"Authorization: Bearer {CANARY}", f"Cookie: {CANARY}",
+    f"Cookie: session={CANARY[10:]}", f"{CANARY}", f"GET {CANARY}",
+])  # fmt: skip
+def test_a_request_keeps_no_secret_where_none_belongs(line: str) -> None:
+    head = f"{line}\r\nHost: localhost\r\n\r\n".encode()
+    shown = said(head)
+    assert CANARY[-20:].encode() not in shown
+    assert CANARY[10:30].encode() not in shown
+    assert len(shown) == len(head)
+
+
 def test_a_request_that_never_ends_keeps_none_either() -> None:
     head = upgrade("/", f"Authorization: Bearer {CANARY}")[:-10]
     assert CANARY[:20].encode() not in said(head[:30], head[30:])

@@ -84,6 +84,21 @@ def test_it_shows_one_connection_alone(command: Command) -> None:
     assert out.endswith("9 inputs, 9 equal\n")
 
 
+def test_a_connection_that_is_not_there_is_told(command: Command) -> None:
+    status, out, _ = command(history(), "--connection", "77")
+    assert (status, out) == (0, "none of these steps concerns connection 77\n9 inputs, 9 equal\n")
+
+
+def test_a_record_without_steps_has_nothing_to_show(command: Command) -> None:
+    assert command(history()[:1]) == (0, "nothing to show\n0 inputs, 0 equal\n", "")
+
+
+def test_there_is_no_step_before_the_first(command: Command) -> None:
+    status, out, err = command(history(), "--until", "0")
+    assert (status, out) == (2, "")
+    assert "--until" in err
+
+
 def test_it_names_the_first_difference(command: Command) -> None:
     lines = history()
     changed = json.loads(lines[3])

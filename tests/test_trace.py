@@ -294,7 +294,7 @@ def changed(line: str, change: Callable[[dict[str, Any]], object]) -> str:
     ([HEAD.line(), "[1]"], "line 2 is no object"),
     ([HEAD.line(), step(1).line(), step(3).line()], "step 2 is missing"),
     ([HEAD.line(), step(1).line(), step(1).line()], "step 1 is there twice"),
-    ([HEAD.line(), changed(step(1).line(), lambda fields: fields.pop("mono"))], "line 2 is no step: KeyError"),
+    ([HEAD.line(), changed(step(1).line(), lambda fields: fields.pop("mono"))], "line 2 is no step: KeyError: 'mono'"),
     ([HEAD.line(), changed(step(1).line(), lambda fields: fields.update(input={"is": "Open"}))], "line 2 is no step"),
     ([HEAD.line(), changed(step(1).line(), lambda fields: fields["input"].update(more=1))], "line 2 is no step"),
     ([HEAD.line(), changed(step(1).line(), lambda fields: fields.update(input={"a": 1, "b": 2}))], "line 2 is no step"),

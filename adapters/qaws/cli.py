@@ -250,6 +250,11 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             _complain(line)
         status = FAILURE
+    except ImportError as error:
+        if __debug__:
+            raise
+        _complain(f"{error.__cause__ or error}")  # of the commands that judge by assertions
+        status = FAILURE
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

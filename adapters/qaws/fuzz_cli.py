@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Annotated, Literal, NamedTuple, NoReturn
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from .agents import find_agent
 from .fuzzing import AgentTarget, Campaign, Hung, NodeTarget, Target, with_atheris, with_hypothesis
@@ -30,6 +31,7 @@ Engine = Literal["atheris", "hypothesis"]
 Flag = partial(Parameter, negative=())
 
 FAILURE, INTERRUPTED = 1, 130
+FOUND = 86  # what the process of atheris ends with then: 1 is that of an exception which got out of it
 LAST = 20  # lines of what an engine said that ended by itself
 
 
@@ -115,14 +117,14 @@ def fuzz(
     _log_nothing()
     target = options.target()
     if replay is not None:
-        return _replay(target, replay)
+        return _leave(_replay(target, replay))
     chosen = _choose(engine)
     print(f"engine      {chosen} {version(chosen)}, seed {number}; Ctrl-C ends it", flush=True)
     if chosen == "atheris":
         return _in_a_process(options)
     with Campaign(target, options.folder, seconds=seconds, executions=executions) as campaign:
         with_hypothesis(campaign, number)
-    return _report(campaign, options)
+    return _leave(_report(campaign, options))
 
 
 def _log_nothing() -> None:
@@ -168,7 +170,22 @@ def _report(campaign: Campaign, options: Options) -> int:
     return FAILURE
 
 
+def _leave(status: int) -> int:
+    """The status, or the end of the process with it: Python would wait for a thread in which an agent is stuck."""
+    if any(not (one.daemon or one is threading.main_thread()) for one in threading.enumerate()):
+        _exit(status)
+    return status
+
+
+def _exit(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 # ── atheris ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OPTIONS = TypeAdapter(Options, config=ConfigDict(ser_json_inf_nan="constants"))  # there may be any number of seconds
 
 # libFuzzer ends its process, and what it is to see has to be imported under its eyes: so it has one of its own.
 CHILD = """
@@ -184,14 +201,16 @@ run()
 def _in_a_process(options: Options) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     log = options.folder / "atheris.log"
-    command = [sys.executable, "-c", CHILD, TypeAdapter(Options).dump_json(options).decode(), *options.packages]
+    command = [sys.executable, "-c", CHILD, OPTIONS.dump_json(options).decode(), *options.packages]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is told as well, and ends in order
     try:
         with log.open("wb") as said:
             status = subprocess.run(command, stderr=said, check=False, preexec_fn=_hear_interrupts).returncode
     finally:
         signal.signal(signal.SIGINT, before)
-    if status not in (0, FAILURE, INTERRUPTED):
+    if status == FOUND:
+        return FAILURE
+    if status not in (0, INTERRUPTED):
         last = log.read_text("utf-8", "replace").splitlines()[-LAST:]
         print(*last, f"qaws: atheris has ended by itself, with status {status}; see {log}", sep="\n", file=sys.stderr)
         return FAILURE
@@ -204,7 +223,7 @@ def _hear_interrupts() -> None:
 
 def prepare(text: str) -> Callable[[], NoReturn]:
     """In the process of atheris: import all that is to be seen. What is returned runs to the end of the process."""
-    options = TypeAdapter(Options).validate_json(text)
+    options = OPTIONS.validate_json(text)
     _log_nothing()
     target = options.target()
 
@@ -217,5 +236,4 @@ def prepare(text: str) -> Callable[[], NoReturn]:
 
 def _end(campaign: Campaign, options: Options) -> NoReturn:
     status = _report(campaign, options)
-    sys.stdout.flush()
-    os._exit(status)  # as libFuzzer would, which takes every other end of its process for a crash
+    _exit(FOUND if status == FAILURE else status)  # as libFuzzer would, which takes every other end for a crash

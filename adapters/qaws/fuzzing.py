@@ -106,6 +106,8 @@ class AgentTarget:
             for client in execution.clients:
                 client.lose()
             node.advance(self._config.agent.max_duration + self._config.agent.cancel_grace)
+            for hung in (error for error in node.raised if isinstance(error, Hung)):
+                raise hung  # the agent hangs, whatever it is allowed to raise
             left = node.manager.gateway.connections
             assert left == 0, f"{left} connections are left"
             if node.raised and not self._allow_errors:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.text import Text
 
@@ -18,7 +21,13 @@ DIFFERENT, NO_TRACE = 1, 2
 STYLES = {"<": "bold", ">": "", "-": "dim", "!": "yellow"}
 
 
-def replay(file: Path, /, *, until: int | None = None, connection: int | None = None) -> int:
+def replay(
+    file: Path,
+    /,
+    *,
+    until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    connection: int | None = None,
+) -> int:
     """Run what was recorded through the core, and print what came, what was done, and why each connection ended.
 
     Ends with 0 where everything is as it was, with 1 at the first difference, with 2 where the file is no whole record.
@@ -48,6 +57,10 @@ def replay(file: Path, /, *, until: int | None = None, connection: int | None = 
             printer.say(f"step {replayed.step.seq} is not as it was: {replayed.difference}", "bold red")
             printer.say(f"{count} inputs, {count - 1} equal")
             return DIFFERENT
+    if not printer.shown:
+        printer.say(
+            "nothing to show" if connection is None else f"none of these steps concerns connection {connection}"
+        )
     printer.say(f"{count} inputs, {count} equal")
     if trace.broken is not None and (until is None or until > count):
         return _refuse(f"{file}: the record breaks off: {trace.broken}")
@@ -63,6 +76,7 @@ class _Printer:
     """Prints the steps that concern one connection, or all."""
 
     def __init__(self, connection: int | None) -> None:
+        self.shown = 0  # steps
         self._connection = connection
         self._story = Story()
         self._console = Console(highlight=False, soft_wrap=True)
@@ -76,6 +90,7 @@ class _Printer:
         shown = [line for line in done if self._concerns(line)]
         if not (shown or self._concerns(happened) or replayed.difference):
             return
+        self.shown += 1
         self.say(f"{step.seq:>6} {step.now.mono - self._began:>12.6f}  {_text(happened)}", STYLES["<"])
         for line in shown:
             self.say(f"{'':>19}    {_text(line)}", STYLES[line.mark])

@@ -99,9 +99,13 @@ def _happen(seeds: range, config: WebSocketConfig | None, jobs: int) -> Iterator
         for batch in batches:
             yield from _batch(batch, config)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    ending = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process that simulates at once
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=signal.signal, initargs=ending)
+    try:
         for done in as_completed([pool.submit(_batch, batch, config) for batch in batches]):
             yield from done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _batch(seeds: range, config: WebSocketConfig | None) -> list[Outcome]:

@@ -78,12 +78,12 @@ def play(
 class Play:
     """A node, its agent, and whoever talks to it. Time passes where one of its methods, or of theirs, lets it."""
 
-    loop: VirtualLoop  # these two while it lasts
-    host: VirtualHost
+    host: VirtualHost  # while it lasts
 
     def __init__(
         self, agent: object, config: WebSocketConfig, store: Store | None, patience: float, **options: Any
     ) -> None:
+        self._loop: VirtualLoop | None = None
         store = store or store_of(config, clock=lambda: self.loop.now().unix)
         self.manager = _Manager(
             config, agent=agent, store=store, ids=counter(), clock=lambda: self.loop.now(), **options
@@ -96,7 +96,9 @@ class Play:
         self.manager.drained = self._drained.set
 
     def __enter__(self) -> Play:
-        self.loop = VirtualLoop(patience=self._patience)
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("play brings an event loop of its own: call it in a plain function, not in an async one")
+        self._loop = VirtualLoop(patience=self._patience)
         self.host = VirtualHost(self.loop, self.manager.wake)
         try:
             self.run(self._begin())
@@ -191,12 +193,21 @@ class Play:
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def loop(self) -> VirtualLoop:
+        """The event loop of the node. Raises RuntimeError outside of the `with` block."""
+        if self._loop is None or self._loop.is_closed():
+            raise RuntimeError("nothing happens outside of the block of `with play(agent) as node:`")
+        return self._loop
+
+    @property
     def now(self) -> float:
         """Seconds of the virtual monotonic clock."""
         return self.loop.time()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with all that happens meanwhile."""
+        """Let time pass, with all that happens meanwhile. Raises ValueError where it would pass backwards."""
+        if not seconds >= 0:
+            raise ValueError(f"no time of {seconds} seconds can pass")
         self.loop.pass_time(seconds)
 
     def jump(self, seconds: float) -> None:
@@ -212,7 +223,12 @@ class Play:
 
         Raises Stuck where that takes more than `within` seconds of virtual time, or nothing is left to happen.
         """
-        result = self.loop.finish(work, within)
+        try:
+            loop = self.loop
+        except RuntimeError:
+            work.close()  # nobody is going to await it
+            raise
+        result = loop.finish(work, within)
         self.settle()
         return result
 

@@ -25,8 +25,11 @@ from .host import Work
 
 START = Now(1000.0, 1_750_000_000.0)
 PATIENCE = 10.0  # seconds of this machine's clock for a thread or a socket to bring something
+LOOK = 0.05  # seconds of it, after which one looks whether they are still at work: some end without a word
 TURNS = 1000  # of the loop without a rest, after which time passes: some code waits for it without ever sleeping
 MOMENT = 0.01  # seconds that pass then, and as much more each further time
+
+CHILD = "asyncio-waitpid-"  # how asyncio names the threads that wait for the end of a process
 
 WAITING = (*asyncio.__path__, *anyio.__path__)  # where nobody looks for a mistake
 
@@ -170,6 +173,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """What is at work outside of this loop; empty where nothing is."""
         lent = [one for one in threading.enumerate() if isinstance(one, WorkerThread) and one.loop is self]
         busy = sum(not (one in one.idle_workers or one.stopping) for one in lent)
+        busy += sum(one.name.startswith(CHILD) for one in threading.enumerate())
         threads = busy + len(self._jobs) + BRIDGE.waited_for - len(self._asked)
         sockets = len(self._selector_of_mine.get_map()) - self._own
         parts = (f"{threads} thread(s)" if threads > 0 else "", f"{sockets} socket(s)" if sockets else "")
@@ -198,11 +202,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _idle(self, poll: Callable[[float], list[Any]], timeout: float | None) -> list[Any]:
         """Nothing is to be done now: wait for what is at work outside, or let time pass to the next timer."""
-        if working := self._working():
-            found = poll(self._patience)
-            if not found:
+        until = monotonic() + self._patience
+        while working := self._working():
+            if found := poll(min(LOOK, self._patience)):
+                return found
+            if monotonic() >= until:
                 text = f"waited {self._patience:g} seconds of this machine's time for {working}, in vain"
                 raise Stuck(f"{text}\n{self.picture()}")
+        if found := poll(0):  # the last word of what has just ended
             return found
         if self._resting:
             self.stop()
@@ -210,7 +217,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise Stuck(f"nothing is left to happen\n{self.picture()}")
         else:
             self._mono += timeout
-        return poll(0)
+        return []
 
     def picture(self) -> str:
         """What waits where: a line for each task that has not ended."""

@@ -36,6 +36,7 @@ _SECRET = re.compile(rb"[A-Za-z0-9_+/~-]")
 _STRING_SECRET = re.compile(rb"\\u[0-9A-Fa-f]{4}|\\.|[A-Za-z0-9_+/~-]", re.DOTALL)
 _LEXEME = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]:,]', re.DOTALL)
 _TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]*+){0,2}")  # the header of one begins with {"
+_WHOLE_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
 _SUSPICIOUS = re.compile(rb"token|jwt|eyJ|\\u", re.IGNORECASE)
 _PEM_LINE = re.compile(rb"^(?!-----).*$", re.MULTILINE)
 _NO_BLOCK = b"\x07"  # a block of a type that there is none of (RFC 1951 section 3.2.3)
@@ -99,7 +100,11 @@ class Covers:
     def target(self, target: str) -> str:
         """A path and a query, whose values are covered."""
         path, mark, query = target.partition("?")
-        return path + mark + "&".join(map(self._pair, query.split("&")))
+        return self._without_tokens(path) + mark + "&".join(map(self._pair, query.split("&")))
+
+    def _without_tokens(self, words: str) -> str:
+        """What is to be read, but for tokens, which do not belong there."""
+        return _WHOLE_TOKEN.sub(lambda found: self.cover(found[0]), words)
 
     def _pair(self, pair: str) -> str:
         name, equals, value = pair.partition("=")
@@ -114,8 +119,13 @@ class Covers:
         """A request head, or as much of it as has come. Bytes are Latin-1."""
         first, *lines = head.decode("latin-1").split("\n")
         method, space, rest = first.partition(" ")
-        target, version, end = rest.partition(" ")
-        covered = [method + space + self.target(target) + version + end]
+        target, gap, version = rest.partition(" ")
+        if method.endswith(":"):  # a header, where a request line belongs
+            target = self.cover(target)
+        if not version.startswith("HTTP/"):
+            version = self.cover(version)
+        method = self._without_tokens(method)
+        covered = [method + space + self.target(target) + gap + version]
         covered += map(self._line, lines)
         return "\n".join(covered).encode("latin-1")
 

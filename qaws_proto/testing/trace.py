@@ -328,7 +328,7 @@ def _read_step(line: str, number: int) -> Step:
             raise TraceError("no input")
         return Step(int(fields["seq"]), now, event, tuple(fields["ids"]), verdicts, fields["effects"])
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}"
+        reason = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}: {error}"
         raise TraceError(f"line {number} is no step: {reason}") from None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -351,6 +353,43 @@ def test_what_the_node_gets_wrong_is_raised_where_it_is_waited_for() -> None:
         with pytest.raises(AssertionError, match="server does not mask"):
             node.call(transport.send, b"\x81\x80\x00\x00\x00\x00")
         assert peer.number == 1
+
+
+def test_time_stands_still_while_a_process_works() -> None:
+    async def my_agent(message: str) -> str:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(input())", stdin=PIPE, stdout=PIPE)
+        said, _ = await process.communicate(message.encode() + b"\n")
+        return said.decode().strip()
+
+    with play(my_agent) as node:
+        began = node.now
+        assert node.connect().ask("hello").content == "hello"
+        assert node.now == began
+
+
+def test_nothing_happens_before_a_play_or_behind_it() -> None:
+    with pytest.raises(RuntimeError, match="outside of the block"):
+        play(echo).connect()
+    with play(echo) as node:
+        ana = node.connect()
+    with pytest.raises(RuntimeError, match="outside of the block"):
+        ana.ask("hello")
+
+
+def test_an_async_test_is_no_place_for_a_play() -> None:
+    async def test() -> None:
+        with play(echo):
+            pass
+
+    with pytest.raises(RuntimeError, match="in a plain function"):
+        asyncio.run(test())
+
+
+def test_time_does_not_pass_backwards() -> None:
+    with play(echo) as node:
+        for seconds in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match="can pass"):
+                node.advance(seconds)
 
 
 def test_an_agent_that_is_none_is_refused() -> None:

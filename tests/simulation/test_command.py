@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +110,18 @@ def test_a_world_that_is_stuck_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
     _, outcome = simulate_cli.happen(1)
     assert outcome.failure is not None
     assert outcome.failure.startswith("Endless: not over within 0.05 s of processor time")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups here")
+def test_ctrl_c_ends_all_processes() -> None:
+    command = [sys.executable, "-u", "-m", "qaws", "simulate", "--seeds", "100000", "--jobs", "2", "--verbose"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("seed ")  # both are at it
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
