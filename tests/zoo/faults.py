@@ -41,7 +41,7 @@ FAULTS: tuple[Planted, ...] = (
         "conversation/log.py",
         "return self.floor <= seq <= self.head",
         "return self.floor - 1 <= seq <= self.head",
-        81,
+        120,
     ),
     Planted(
         "a resume under another epoch is answered as if it were this one",
