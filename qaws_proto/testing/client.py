@@ -191,8 +191,6 @@ class Client:
 
     def _check(self, event: dict[str, Any]) -> None:
         self.heard.append(event)
-        if event.get("event_name") == "message_accepted" and self.node.store is not None:
-            assert event["data"]["run_id"] in self.node.store.runs, f"C11: {event} before it is kept"
         run_id, seq = event.get("run_id"), event.get("seq")
         session_id = event.get("session_id", "")
         if event.get("event_name") == "session_resumed":  # what is heard from here on begins elsewhere
