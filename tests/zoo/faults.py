@@ -344,13 +344,6 @@ FAULTS: tuple[Planted, ...] = (
         "        if False:",
         36,
     ),
-    Planted(
-        "a drain waits for agents without end",
-        "gateway.py",
-        "        if over:\n            self._cancel_runs(now)",
-        "        if False:\n            self._cancel_runs(now)",
-        10,
-    ),
     # ── the client ──
     Planted(
         "a client forgets what it could not send",
