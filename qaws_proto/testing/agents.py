@@ -46,9 +46,9 @@ class Call:
         return self.run.run_id in self.node.cancelled
 
     def say(self, piece: object) -> None:
-        """Yield a piece of the answer."""
-        if not self.cancelled and not self.over:
-            if isinstance(piece, str):
+        """Yield a piece of the answer; nobody may hear it, once it was told to stop."""
+        if not self.over:
+            if isinstance(piece, str) and not self.cancelled:
                 self._truth.life(self.run.run_id).pieces.append(seen(piece))
             self.moved_at = self.node.now.mono
             self.node.chunk(self.run.run_id, piece)

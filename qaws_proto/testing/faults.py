@@ -20,6 +20,7 @@ from ..inputs import (
     UserRevoked,
     UserUnblocked,
 )
+from .peer import chat
 from .strangers import Stranger, play
 from .streams import Random
 
@@ -112,15 +113,21 @@ def _stop(world: World, random: Random) -> None:
     else:
         if node.runs:
             world.counters.count("drain with a run in flight")
+        late = Stranger(world, random, "198.51.100.9")
+        late.enter()
         node.step(DrainRequested())
+        late.say(chat("too late", session_id="late"))  # D1: taken by no node that drains
     patience = world.config.drain.timeout + 2 * world.config.limits.close_timeout + 5
 
     def script() -> Iterator[float]:
+        began, drain = world.now.mono, world.config.drain.timeout
         for _ in range(int(patience * 10)):
             if world.node is not node:
                 return
             if node.drained:
                 break
+            over = world.now.mono > began + drain + 0.1
+            assert not over or node.runs.keys() <= node.cancelled, f"D1: agents go on: {node.runs.keys()}"
             yield 0.1
         assert node.drained, f"D1: it did not drain within {patience} s"
         world.kill_node()
@@ -165,11 +172,12 @@ def _command(world: World, random: Random) -> None:
         LimitsChanged("ops", "", {"agent.timeout": random.choice((2, 5)), "limits.retry_after": 1}),
     ]
     if world.issuer.needed:
+        used = [one.token_id for one in world.node.gateway.control.connections(world.now) if one.token_id]
         commands += [
             DisconnectRequested("ops", "", None, user.id),
             UserBlocked("ops", "", user.id, seconds),
             UserUnblocked("ops", "", user.id),
-            TokenRevoked("ops", "", random.choice(world.issuer.ids or ["t0"])),
+            TokenRevoked("ops", "", random.choice(used or world.issuer.ids or ["t0"])),
             UserRevoked("ops", "", user.id),
         ]
     command = random.choice(commands)
@@ -183,6 +191,9 @@ def _command(world: World, random: Random) -> None:
         command = KeysRequested()
     world.node.step(command)
     _check_kept_out(world)
+    if isinstance(command, TokenRevoked):
+        tokens = {one.token_id for one in world.node.gateway.control.connections(world.now) if one.phase == "open"}
+        assert command.token_id not in tokens, f"A5: {command} is of somebody who is still there"
 
 
 def _check_kept_out(world: World) -> None:

@@ -13,7 +13,7 @@ from ..clock import Now, Reason
 from ..conversation.run import State
 from ..effects import Effect, MessageEffect, Note, PauseReading, ResumeReading, SaveRecords, SendBytes
 from ..gateway import Gateway
-from ..inputs import BytesReceived, Input, TimerFired
+from ..inputs import BytesReceived, Input, SessionLoaded, StoreOpened, TimerFired
 from .agents import CANARY
 from .node import AT_ONCE
 from .recording import RecordedGateway
@@ -179,6 +179,28 @@ def check_timers(node: NodeUnderTest) -> None:
             assert owner in sessions, f"{reason} for session {owner}, which is gone"
         elif reason not in OF_THE_NODE:
             assert owner in open_ones, f"{reason} for {owner}, which is gone"
+    for session in node.gateway._sessions:
+        ends = (Reason.SESSION, session.number) in node.gateway._timers._due
+        assert session.cursors or ends, f"nobody reads session {session.id}, and it never ends"
+
+
+def in_turn(node: NodeUnderTest) -> dict[int, int]:
+    """By session: the messages that wait or run."""
+    return {session.number: len(session.waiting) + len(session.running) for session in node.gateway._sessions}
+
+
+def check_taken(node: NodeUnderTest, event: Input, before: dict[int, int], *, drains: bool) -> None:
+    """G7: an input of a peer takes no message beyond the queue of its session; D1: none at all, where the node drains.
+
+    `before` and `drains`: what `in_turn` and the gateway said before it. What a store brings back may be more.
+    """
+    if isinstance(event, StoreOpened | SessionLoaded):
+        return
+    sessions = node.gateway.config.sessions
+    bound = sessions.queue + (2 if sessions.double_text == "interrupt" else 1)
+    for number, count in in_turn(node).items():
+        most = before.get(number, 0) if drains else max(before.get(number, 0), bound)
+        assert count <= most, f"G7, D1: {count} messages wait or run in session {number}, of {most}"
 
 
 def stopping(node: NodeUnderTest) -> set[str]:

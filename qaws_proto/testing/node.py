@@ -290,14 +290,14 @@ class NodeUnderTest:
         """C7 of every connection that is not closed, and of those that this step has closed."""
         live, usual = self._live, self._bound
         unanswered = max(usual, self.config.limits.head_size)
-        for number in range(self._known, len(self.clients)):
-            live[number] = self.clients[number]
+        live |= {number: self.clients[number] for number in range(self._known, len(self.clients))}
         self._known = len(self.clients)
         for client in list(live.values()):
             held = self.gateway.buffered_bytes(client.number)
             assert not client.pressed or client.stream.closed, f"C7: {client.pressed} for a blocked peer"
             bound = usual if client.stream.head else unanswered
             assert held <= (0 if client.dropped else client.read + bound), f"C7: {held} bytes held"
+            assert held or client.dropped or not client.paused, "C7: reading is paused, and nothing is held"
             if client.dropped:
                 del live[client.number]
         assert self.gateway.connections == len(live)
@@ -337,6 +337,7 @@ class NodeUnderTest:
             self._tell(client, effect)
         elif isinstance(effect, StartRun):
             assert effect.run_id not in self.started
+            assert self.store is None or effect.run_id in self.store.runs, f"C11: {effect} before its message is kept"
             self.runs[effect.run_id] = self.started[effect.run_id] = effect
         elif isinstance(effect, CancelRun):
             assert effect.run_id in self.runs, "cancelled, but not running"

@@ -7,6 +7,7 @@ from typing import Any
 
 from .agents import KINDS
 from .disk import DiskFaults
+from .node import SECRET
 from .pipe import Network
 from .strangers import SCRIPTS
 from .streams import Random, Streams
@@ -118,9 +119,12 @@ def _settings(
         security["rate_limiting"] = {**RATES, "dry_run": random.random() < 0.3}
     if random.random() < 0.2:
         settings.setdefault("limits", {})["connections_per_minute"] = 15
-    if authentication == "keys":
+    leeway = random.choice((2, 30))
+    if authentication == "secret":
+        security["authentication"] = {"enabled": True, "jwt_secret": SECRET, "leeway": leeway}
+    elif authentication == "keys":
         security["authentication"] = {
-            "jwks": "a model of a file", "timeout": 6, "jwks_refresh": 15, "jwks_interval": 5,
+            "jwks": "a model of a file", "timeout": 6, "jwks_refresh": 15, "jwks_interval": 5, "leeway": leeway,
         }  # fmt: skip
     if durable:
         settings["store"] = {

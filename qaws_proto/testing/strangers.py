@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .client import Client
 from .history import HONEST
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 ESTABLISHED = "connection_established"
+OUTSIDER = "mallory"  # no honest user
 WRONG_FRAMES = (
     frame(TEXT, b"hi", mask=False), frame(3, b""), frame(PING, b"", fin=False), frame(8, b"\x03"), frame(0, b"more"),
     frame(TEXT, b"hi", reserved=1), frame(TEXT, b"\xc3\x28"), frame(PING, b"p" * 126),
@@ -71,7 +72,7 @@ class Stranger:
     def enter(self, *headers: str, user_id: str | None = None) -> None:
         """Connect and upgrade, with a token where one is needed."""
         if self.world.issuer.needed:
-            user_id = user_id or self.random.choice(("user-1", "mallory"))
+            user_id = user_id or self.random.choice(("user-1", OUTSIDER))
             token = self.world.issuer.token(user_id, unix=self.world.now.unix, life=3600)
             headers = (*headers, f"Authorization: Bearer {token}")
         self.open(self.upgrade(*headers))
@@ -83,6 +84,12 @@ class Stranger:
     def heard(self, message_id: str) -> bool:
         """Whether its message of this id was accepted."""
         return self.client is not None and any(event.get("correlation_id") == message_id for event in self.client.heard)
+
+    def resumed(self, session_id: str) -> list[dict[str, Any]]:
+        """What it was told, each time that it wanted to resume this session."""
+        heard = [] if self.client is None else self.client.heard
+        named = (event for event in heard if event.get("session_id") == session_id)
+        return [event["data"] for event in named if event.get("event_name") == "session_resumed"]
 
     def leave(self) -> None:
         """Break the connection."""
@@ -159,16 +166,47 @@ def _old_tokens(peer: Stranger) -> Iterator[float]:
         peer.leave()
 
 
-def _foreign_resume(peer: Stranger) -> Iterator[float]:
-    peer.enter()
+def _outstayer(peer: Stranger) -> Iterator[float]:
+    """Stays for longer than its token is good for, and comes again with it (A1, A4)."""
+    world, life = peer.world, 3
+    if not world.issuer.needed:
+        return
+    leeway = int(world.config.security.authentication.leeway)
+    token, end = world.issuer.token(OUTSIDER, unix=world.now.unix, life=life), world.now.unix + life
+    peer.open(upgrade("/", f"Authorization: Bearer {token}"))
+    for _ in range(life + leeway + 1):
+        yield 1.0
+        peer.send(frame(PING))
+    over = world.now.unix > end + leeway  # unless the clock was set back
+    assert not over or peer.gone or (peer.client and peer.client.stream.closed), "A4: it stays longer than its token"
+    peer.leave()
+    peer.open(upgrade("/", f"Authorization: Bearer {token}"))
+    yield 0.2
+    told = [] if peer.client is None else [event.get("event_name") for event in peer.client.heard]
+    assert ESTABLISHED not in told or not over or world.now.unix < end + leeway, "A1: let in with a token of the past"
+
+
+def _foreigner(peer: Stranger) -> Iterator[float]:
+    """Reads, cancels and refreshes what is another user's."""
+    peer.enter(user_id=OUTSIDER)
     yield 0.1
     sessions = [tab.session_id for user in peer.world.users for tab in user.tabs if tab.session_id]
     for session_id in [*sessions, "nobody's"]:
         epoch, seq = peer.random.choice(("", "guessed")), peer.random.randint(0, 9)
         peer.say({"type": "resume", "session_id": session_id, "epoch": epoch, "seq": seq})
         yield 0.2
-    yield 5.0
-    peer.leave()
+    if peer.world.issuer.needed:
+        for _ in range(10):
+            node = peer.world.node
+            cancelled = set[str]() if node is None else node.cancelled
+            runs = [] if node is None else [run for one, run in node.runs.items() if one not in cancelled]
+            for run_id in [run.run_id for run in runs if run.user_id != OUTSIDER]:
+                peer.say({"type": "cancel", "run_id": run_id})
+                assert run_id not in cancelled, f"A8: {run_id} is cancelled by another user"
+            yield 0.3
+        peer.say({"type": "auth", "token": peer.world.issuer.token("user-1", unix=peer.world.now.unix, life=3600)})
+        told = [] if peer.client is None else [event.get("event_name") for event in peer.client.heard]
+        assert "token_refreshed" not in told, "A4: refreshed with the token of another user"
 
 
 def _ack_ahead(peer: Stranger) -> Iterator[float]:
@@ -208,6 +246,12 @@ def _late_reader(peer: Stranger) -> Iterator[float]:
         client.unblock()
         answers = [event["id"] for event in client.heard if event["type"] == "pong"]
         assert answers == [f"late {number}" for number in range(4)], f"C1: answers were lost: {answers}"
+    pings = [f"wire {number}".encode() for number in range(3)]
+    for payload in pings:
+        peer.send(frame(PING, payload))
+        yield 0.3
+    pongs = [payload for opcode, payload in client.stream.frames if opcode == PONG]
+    assert pongs == pings[: len(pongs)], f"F9: {pongs} for {pings}"
 
 
 def _half_head(peer: Stranger) -> Iterator[float]:
@@ -251,6 +295,23 @@ def _crowd(peer: Stranger) -> Iterator[float]:
     yield 6.0
 
 
+def _too_long(peer: Stranger) -> Iterator[float]:
+    """A message of as many bytes as there may be is read, whatever it is; one byte more is too much."""
+    size = peer.world.config.limits.max_message_size
+    for more in range(2):
+        peer.enter()
+        yield 0.3
+        client = peer.client
+        if client is None or peer.gone or client.stream.head is None or client.stream.head.status != 101:
+            return
+        peer.send(frame(TEXT, b" " * (size + more)))
+        yield 1.0
+        code = None if client.stream.closed is None else client.stream.closed[0]
+        assert more or code != 1009, "F6: a message of the greatest size is refused"
+        assert not more or code is not None or peer.gone or client.paused, "F6: a message that is too long is read"
+        peer.leave()
+
+
 def _binary(peer: Stranger) -> Iterator[float]:
     peer.enter()
     yield 0.1
@@ -278,7 +339,7 @@ def _early_message(peer: Stranger) -> Iterator[float]:
 
 
 def _bare_reader(peer: Stranger) -> Iterator[float]:
-    """Asks the same twice, in a session of its own, and reads; compressed where the node likes."""
+    """Asks the same twice, in a session of its own, and reads; what is gone from its log is told as a gap."""
     peer.enter(OFFER)
     name = f"bare-{peer.random.randrange(1000)}"
     for number in range(3):
@@ -286,6 +347,13 @@ def _bare_reader(peer: Stranger) -> Iterator[float]:
         for _ in range(2):
             peer.say(chat(f"{name} {number} " + "w" * 200, id=f"b{number}", session_id=name, stream=True))
     yield 4.0
+    for at in range(2):
+        resumed = peer.resumed(name)
+        known: dict[str, Any] = resumed[-1] if at and resumed else {"epoch": "another", "from": 2}
+        if known["from"] >= 2:
+            peer.say({"type": "resume", "session_id": name, "epoch": known["epoch"], "seq": known["from"] - 2})
+            yield 0.3
+    assert not any(data["recovered"] for data in peer.resumed(name)), "C10: events that are gone are told as held"
     peer.send(close_frame(1000))
     yield 1.0
 
@@ -307,7 +375,7 @@ def _many_sessions(peer: Stranger) -> Iterator[float]:
 def _repeater(peer: Stranger) -> Iterator[float]:
     """Sends the same messages again and again, over every connection that it gets: each is run once."""
     for _ in range(8):
-        peer.enter(user_id="mallory")
+        peer.enter(user_id=OUTSIDER)
         yield 0.5
         for number in range(2):
             peer.say(chat(f"{HONEST}repeated.{number} again", id=f"r{number}", session_id="repeated"))
@@ -319,11 +387,11 @@ def _repeater(peer: Stranger) -> Iterator[float]:
 SCRIPTS: dict[str, Script] = {
     "wrong frames": _wrong_frames, "frame flood": _frame_flood, "slow loris": _slow_loris,
     "endless fragments": _endless_fragments, "bomb": _bomb, "wrong tokens": _wrong_tokens, "old tokens": _old_tokens,
-    "foreign resume": _foreign_resume, "ack ahead": _ack_ahead, "deaf pings": _deaf_pings, "half head": _half_head,
-    "no HTTP": _no_http, "never authenticates": _never_authenticates, "bad events": _bad_events, "probes": _probes,
-    "crowd": _crowd, "binary": _binary, "unfinished message": _unfinished, "early message": _early_message,
-    "bare reader": _bare_reader, "repeater": _repeater,
-    "late reader": _late_reader, "many sessions": _many_sessions,
+    "foreigner": _foreigner, "outstayer": _outstayer, "ack ahead": _ack_ahead, "deaf pings": _deaf_pings,
+    "half head": _half_head, "no HTTP": _no_http, "never authenticates": _never_authenticates,
+    "bad events": _bad_events, "probes": _probes, "crowd": _crowd, "binary": _binary, "too long": _too_long,
+    "unfinished message": _unfinished, "early message": _early_message, "bare reader": _bare_reader,
+    "repeater": _repeater, "late reader": _late_reader, "many sessions": _many_sessions,
 }  # fmt: skip
 
 

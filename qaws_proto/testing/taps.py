@@ -56,6 +56,8 @@ class Watched(Client):
         super()._check(event)
         name, data = event.get("event_name"), event.get("data", {})
         if name == "message_accepted":
+            store = self.node.store
+            assert store is None or data["run_id"] in store.runs, f"C11: {event} before it is kept"
             if data["duplicate"]:
                 self.counters.count("duplicate pointed to")
             if data["position"]:

@@ -56,7 +56,7 @@ from .disk import Disk
 from .history import Truth
 from .host import Host
 from .issuer import Issuer
-from .judge import Incarnation, Unread, check_bounds
+from .judge import Incarnation, Unread, check_bounds, check_taken, in_turn
 from .node import AT_ONCE, MONO, SECRET, UNIX, NodeUnderTest, configure
 from .pipe import Network, Pipe
 from .profile import Profile, draw
@@ -89,7 +89,9 @@ class Node(NodeUnderTest):
     def step(self, event: Input) -> list[Effect]:
         self.world.before_step(event)
         self.inputs.append((event, self.now))
+        before, drains = in_turn(self), self.gateway._node.gate.census.draining
         effects = super().step(event)
+        check_taken(self, event, before, drains=drains)
         self.world.after_step(event, effects)
         return effects
 
