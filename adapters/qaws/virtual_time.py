@@ -27,6 +27,7 @@ START = Now(1000.0, 1_750_000_000.0)
 PATIENCE = 10.0  # seconds of this machine's clock for a thread or a socket to bring something
 LOOK = 0.05  # seconds of it, after which one looks whether they are still at work: some end without a word
 TURNS = 1000  # of the loop without a rest, after which time passes: some code waits for it without ever sleeping
+TICK = 1e-6  # seconds by which a timer may be early
 MOMENT = 0.01  # seconds that pass then, and as much more each further time
 
 CHILD = "asyncio-waitpid-"  # how asyncio names the threads that wait for the end of a process
@@ -55,6 +56,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._busy_since = 0.0  # by this machine's clock
         self._selector_of_mine = _Selector(self._turn)
         super().__init__(self._selector_of_mine)
+        self._clock_resolution = TICK  # that of the machine is less than what floats tell apart after half a year
         self._own = len(self._selector_of_mine.get_map())
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from qaws.virtual_time import START, Stuck, VirtualHost, VirtualLoop
+from qaws.virtual_time import START, TICK, Stuck, VirtualHost, VirtualLoop
 
 DAY = 86_400.0
 
@@ -65,6 +65,12 @@ def test_no_time_is_lost_by_rounding(loop: VirtualLoop) -> None:
         end = loop.time() + seconds
         loop.pass_time(seconds)
         assert end <= loop.time() < end + 1e-5
+
+
+def test_a_timer_just_before_the_end_does_not_bring_it_forward(loop: VirtualLoop) -> None:
+    loop.call_later(1 - TICK / 2, lambda: None)
+    loop.pass_time(1)
+    assert loop.time() == START.mono + 1
 
 
 def test_what_is_late_is_told_where_it_waits(loop: VirtualLoop) -> None:
