@@ -95,6 +95,7 @@ class Stranger:
         """Break the connection."""
         if self.client is not None and self.client.node is self.world.node and not self.client.dropped:
             self.client.lose()
+        self.client = None
 
 
 Script = Callable[[Stranger], Iterator[float]]

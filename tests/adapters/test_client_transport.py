@@ -92,7 +92,8 @@ async def test_a_server_that_does_not_read_what_it_asks_for_is_not_read_either(a
                 assert isinstance(answered, DataReceived)
                 one.transport.write(b"y" * len(answered.data))
                 blocked = 0
-        assert len(one.transport._unsent) <= UNSENT + 2 * READ  # here a read is answered a turn later
+        # Two reads may end between two turns of this loop, and one be under way, before they are answered.
+        assert len(one.transport._unsent) <= UNSENT + 3 * READ
         one.told.clear()
 
 
