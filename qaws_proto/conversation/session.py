@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..clock import Now, Reason, Timers
 from ..config import LimitsConfig, SessionsConfig
@@ -49,6 +49,14 @@ class Cursor:
         self.acked = 0
 
 
+class CutRun(NamedTuple):
+    """A run that a restart has cut, until its end is heard. What it had said counts for nothing any more."""
+
+    id: str
+    correlation_id: str | None
+    heard: str = ""
+
+
 class Session:
     """One conversation. It outlives its sockets; what is said in it is heard by every attached connection, in order."""
 
@@ -66,7 +74,7 @@ class Session:
         self.running: dict[str, Run] = {}  # the runs that have the agent
         self.waiting: deque[Run] = deque()
         self.accepting: dict[str, Run] = {}  # those whose messages are not kept yet, and may never be (C11)
-        self.open: dict[str, Run] = {}  # those that were accepted in the log, and have no end in it
+        self.open: dict[str, Run | CutRun] = {}  # those that were accepted in the log, and have no end in it
         self.known: dict[str, str] = {}  # message id → run id, the newest `known_ids` (M5)
         self.ended: dict[str, None] = {}  # the newest `known_ids` runs that have ended: to cancel them is no mistake
         self.arrivals: list[tuple[int, ClientEvent]] | None = None  # while it is loaded: who said what meanwhile

@@ -10,7 +10,7 @@ from ..events import AgentChunk, AgentResponse, AgentStepEvent, ErrorEvent, Sess
 from ..faults import Fault
 from .journal import Entry, Journal
 from .run import Run
-from .session import Session
+from .session import CutRun, Session
 
 StepKind = Literal["reasoning", "tool_started", "tool_finished"]
 
@@ -93,6 +93,7 @@ class Voice:
 
     def interrupt(self, session: Session, run_id: str, correlation_id: str | None, now: Now) -> None:
         """The end of a run that a restart has cut."""
+        session.open[run_id] = CutRun(run_id, correlation_id)
         self._say(_error(session, run_id, correlation_id, Fault.INTERRUPTED, None), session, now, ends=run_id)
 
     def _say(

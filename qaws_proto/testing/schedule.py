@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-MICROSECOND = 1e-6  # everything is planned for whole ones, so that no rounding of figures hangs on the last bit
+MICROSECOND = 1e-6  # everything is planned for whole ones, and
+GRAIN = 1e-11  # so much later than what was planned before: no figure that is rounded hangs on the last bits of a time
 
 
 class Plan(NamedTuple):
@@ -38,7 +39,7 @@ class Schedule:
         """Let something happen in so many seconds."""
         assert delay >= 0, f"{what}: the past cannot be planned"
         self._count += 1
-        at = max(self.mono, round((self.mono + delay) / MICROSECOND) * MICROSECOND)
+        at = max(self.mono, round((self.mono + delay) / MICROSECOND) * MICROSECOND) + self._count * GRAIN
         heappush(self._plans, Plan(at, self._count, what, act))
 
     def play(self, what: str, script: Iterator[float]) -> None:

@@ -464,6 +464,29 @@ def test_a_run_that_a_restart_has_cut_ends_with_an_error() -> None:
     assert restarted(node).gateway.sessions == 0  # they have ended for good
 
 
+@pytest.mark.row("S2")
+@pytest.mark.row("D2")
+def test_until_that_is_kept_who_asks_is_told_that_it_has_not_ended() -> None:
+    node, session_id, _ = cut("fail")
+    assert node.store is not None
+    node.store.ended.clear()
+    for events in node.store.events.values():
+        del events[2:]
+    node = NodeUnderTest(node.config, node.store, prompt=False)
+    client = node.connect(USER)
+    client.resume(session_id, 0, "another epoch")
+    assert client.expect_system("session_resumed")["to"] == 2
+    first = client.expect_event("agent_chunk", correlation_id="m1", content="", offset=0, seq=2)
+    second = client.expect_event("agent_chunk", content="", offset=0, seq=2)
+    client.expect_silence()
+    node.answer_all()
+    client.expect_error("AGENT_ERROR", run_id=first["run_id"], seq=3)
+    client.expect_error("AGENT_ERROR", run_id=second["run_id"], seq=4)
+    client.resume(session_id, 0, "another epoch")
+    assert client.expect_system("session_resumed")["to"] == 4
+    client.expect_silence()
+
+
 @pytest.mark.row("D2")
 @pytest.mark.clause("C8")
 def test_or_is_run_again_as_configured() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -16,7 +17,7 @@ from qaws_proto.testing.node import NodeUnderTest, configure
 from qaws_proto.testing.peer import frame, remasked
 from qaws_proto.testing.pipe import Lane, Network
 from qaws_proto.testing.profile import draw
-from qaws_proto.testing.schedule import Schedule
+from qaws_proto.testing.schedule import MICROSECOND, Schedule
 from qaws_proto.testing.store import StoreModel
 from qaws_proto.testing.streams import Streams
 
@@ -48,7 +49,17 @@ def test_a_script_goes_on_when_its_time_has_come() -> None:
 
     schedule.play("a script", script())
     happen(schedule)
-    assert told == [10.5, 10.75]
+    assert told == pytest.approx([10.5, 10.75], abs=MICROSECOND)
+
+
+def test_no_two_plans_are_for_the_same_moment() -> None:
+    schedule, told = Schedule(1000.0), list[tuple[float, int]]()
+    for number in range(100):
+        schedule.plan(0.6, "one of many", lambda number=number: told.append((schedule.mono, number)))  # type: ignore[misc]
+    happen(schedule)
+    times, numbers = zip(*told, strict=True)
+    assert list(numbers) == list(range(100))
+    assert all(1000.6 < one < other < 1000.6 + MICROSECOND for one, other in pairwise(times))
 
 
 def test_the_past_cannot_be_planned() -> None:
