@@ -334,7 +334,7 @@ FAULTS: tuple[Planted, ...] = (
         "control.py",
         'Outcome(self._close_revoked(now), 0, {name: before}, {name: "revoked"})\n        self._done("token',
         'Outcome(0, 0, {name: before}, {name: "revoked"})\n        self._done("token',
-        100,
+        171,
     ),
     # ── the end of a node ──
     Planted(
