@@ -343,7 +343,7 @@ def taken(event: Input) -> Step:
     return Step(1, NOW, event, (), (), "")
 
 
-REPETITIVE = 10  # different characters, of which a short text can be compressed better than what covers it
+REPETITIVE = 13  # different characters at least, of which a short text cannot be compressed better than what covers it
 
 
 @given(

@@ -8,10 +8,11 @@ Each file of tests/regressions is a trace (`qaws_proto.testing.trace`). The simu
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from qaws_proto.effects import Effect, LoadSession, SaveRecords
+from qaws_proto.effects import LoadSession, SaveRecords
 from qaws_proto.inputs import (
     BytesReceived,
     CloseReceived,
@@ -35,6 +36,9 @@ from tests.helpers.node import NodeUnderTest
 
 FOLDER = Path(__file__).parent / "regressions"
 TRACES = sorted(FOLDER.glob("*.jsonl"))
+
+
+Asked = TypeVar("Asked", SaveRecords, LoadSession)
 
 
 class ReplayedNode(NodeUnderTest):
@@ -65,7 +69,9 @@ class ReplayedNode(NodeUnderTest):
         elif isinstance(event, RequestReceived):
             self.clients[event.connection] = Client(self, event.connection, _host(event))
         elif isinstance(event, RecordsSaved | SaveFailed):
-            self._answered(SaveRecords)
+            asked = self._answered(SaveRecords)
+            if self.store is not None and isinstance(event, RecordsSaved):
+                self.store.save(asked.records)
         elif isinstance(event, SessionLoaded | LoadFailed):
             self._answered(LoadSession)
         elif isinstance(event, MetricsCollected):
@@ -73,9 +79,10 @@ class ReplayedNode(NodeUnderTest):
         elif isinstance(event, BytesReceived | CloseReceived | WriteBlocked | WriteDrained):
             _tell(self.clients[event.connection], event)
 
-    def _answered(self, kind: type[Effect]) -> None:
+    def _answered(self, kind: type[Asked]) -> Asked:
         asked = next(one for one in self.asked if isinstance(one, kind))
         self.asked.remove(asked)
+        return asked
 
 
 def _host(event: RequestReceived) -> Host:

@@ -41,10 +41,8 @@ class Origins:
         """The headers that answer an OPTIONS request."""
         headers = self.headers(origin)
         if origin is not None and self.allows(origin):
-            headers += [
-                ("Access-Control-Allow-Methods", self._methods),
-                ("Access-Control-Allow-Headers", self._headers),
-            ]
+            allowed = ("Access-Control-Allow-Methods", self._methods), ("Access-Control-Allow-Headers", self._headers)
+            headers += [header for header in allowed if header[1]]
         return headers
 
 

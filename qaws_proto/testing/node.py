@@ -17,6 +17,7 @@ Whatever the test does, every step is checked: C4 (order on the wire and of a se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from ..admission.tokens import issue_token
@@ -290,7 +291,7 @@ class NodeUnderTest:
         """C7 of every connection that is not closed, and of those that this step has closed."""
         live, usual = self._live, self._bound
         unanswered = max(usual, self.config.limits.head_size)
-        live |= {number: self.clients[number] for number in range(self._known, len(self.clients))}
+        live |= dict(islice(self.clients.items(), self._known, None))
         self._known = len(self.clients)
         for client in list(live.values()):
             held = self.gateway.buffered_bytes(client.number)

@@ -34,7 +34,7 @@ FAR = "bounds what no walk of this length reaches"
 FIXED = "the same in every state of a part"
 
 LOOKED_AT: dict[type, frozenset[str]] = {
-    Sessions: frozenset({"_by_owner", "_detached", "_past"}),
+    Sessions: frozenset({"_by_owner", "_detached", "_past", "_promised"}),
     Session: frozenset({
         "owner", "id", "log", "cursors", "running", "waiting", "accepting", "open", "known", "ended", "arrivals",
         "unsaved",
@@ -167,7 +167,8 @@ def _of_node(machine: Machine, seat_of: dict[int, str]) -> Iterable[object]:
     )  # fmt: skip
     yield [_of_session(session, seat_of) for session in sessions]
     yield [names[number] for number in sessions._detached]
-    yield [(name, epoch) for name, epoch in sessions._past.items() if name[1] == machine.session_id]
+    known = sessions._past | sessions._promised  # the same for who names it
+    yield sorted((name, str(epoch)) for name, epoch in known.items() if name[1] == machine.session_id)
     yield [_of_run(run, seat_of) for run in gateway._runs]
     yield [(name, sorted(seat_of[number] for number in numbers)) for name, numbers in sorted(chats._awaited.items())]
     yield chats.draining
