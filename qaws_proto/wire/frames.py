@@ -279,8 +279,9 @@ class Frames:
     @property
     def _judge(self) -> Connection:
         if self._wsproto is None:
-            extensions = [self._inflate] if self._inflate else []
-            self._wsproto = Connection(CLIENT if self._client else SERVER, extensions)
+            self._wsproto = Connection(
+                CLIENT if self._client else SERVER, [] if self._inflate is None else [self._inflate]
+            )
         return self._wsproto
 
     @property
