@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench soak autobahn coverage mutate wheel requirements clean \
+.PHONY: demo test test-all test-others run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
 	run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
@@ -40,6 +40,9 @@ lint: $(READY)  ## style, types and the direction of imports
 
 bench: $(READY)  ## every benchmark; see benchmarks/
 	@$(BIN)/python -m benchmarks all
+
+instructions: $(READY)  ## count what the core takes (valgrind) against benchmarks/instructions.json; ARGS=--write renews it
+	@$(BIN)/python -m benchmarks instructions $(ARGS)
 
 soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where memory or descriptors grow; ARGS="--minutes 60"
 	@$(BIN)/python -m benchmarks soak $(ARGS)

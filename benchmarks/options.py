@@ -21,6 +21,7 @@ class Options:
     seconds: float
     rounds: int
     minutes: float = 10.0
+    write: bool = False
 
 
 def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]:
@@ -35,10 +36,13 @@ def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]
     parser.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="length of one measurement")
     parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="measurements of each server")
     parser.add_argument("--minutes", type=_seconds, default=10.0, metavar="M", help="length of a soak")
+    parser.add_argument("--write", action="store_true", help="make the instructions counted the baseline")
     found = parser.parse_args(arguments)
     if found.name not in names:
         raise OptionsError(f"there is no benchmark {found.name!r}; there are {', '.join(names)}")
-    return found.name, Options(found.connections, tuple(found.in_flight), found.seconds, found.rounds, found.minutes)
+    return found.name, Options(
+        found.connections, tuple(found.in_flight), found.seconds, found.rounds, found.minutes, found.write
+    )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -37,8 +37,12 @@ class Child:
             text=True,
             start_new_session=True,  # Ctrl-C is for us; the child hears of it by our end
         )
+        self.tell(told)
+
+    def tell(self, said: object) -> None:
+        """Say one more line to it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.write(json.dumps(said) + "\n")
         self._process.stdin.flush()
 
     @property

@@ -202,8 +202,11 @@ def test_a_goal_that_is_not_reached_says_so(target: Target, figures: list[float]
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["chatt"], "there is no benchmark 'chatt'; there are core, chat, stores, all, soak"),
-        ([], "the following arguments are required: core|chat|stores|all|soak"),
+        (
+            ["chatt"],
+            "there is no benchmark 'chatt'; there are core, chat, stores, all, soak, growth, idle, instructions",
+        ),
+        ([], "the following arguments are required: core|chat|stores|all|soak|growth|idle|instructions"),
         (["core", "--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
         (["chat", "--in-flight", "x"], "argument --in-flight: 'x' is not a whole number of at least 1"),
         (["chat", "--seconds", "nan"], "argument --seconds: 'nan' is not a number of seconds, above 0 and up to 3600"),
