@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .load import PATIENCE, PING, PONG, Greeting, LoadError, masked_frame, upgrade_request
+from .load import CLOSE, PATIENCE, PING, PONG, Greeting, LoadError, masked_frame, upgrade_request
 from .processes import Child, run_fast, tell_parent
 
 AT_ONCE = 32  # handshakes that are under way: a server bounds how many sockets may knock
@@ -56,10 +56,17 @@ class Silent(asyncio.Protocol):
         transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
         if data[0] != PING or len(data) != 2 + data[1]:
             self._lost.append(f"instead of a ping came {data[:200]!r}")
         else:
             self._transport.write(masked_frame(data[2:], PONG))
+
+    def leave(self) -> None:
+        """Say goodbye."""
+        self._transport.write(masked_frame((1000).to_bytes(2), CLOSE))
+        self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost.append(f"the server let go of a client: {error}")
@@ -79,6 +86,11 @@ async def stand(port: int) -> None:
         if lost:
             raise LoadError(f"{len(lost)} of {len(clients)} idle clients: {lost[0]}")
         tell_parent({"open": len(clients)})
+    for client in clients:
+        client.leave()
+    async with asyncio.timeout(PATIENCE):
+        while len(lost) < len(clients):
+            await asyncio.sleep(0.01)
 
 
 async def _log_in(port: int, token: str) -> asyncio.Transport:
