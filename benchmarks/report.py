@@ -30,6 +30,56 @@ class Spread(NamedTuple):
         return f"{middle} ({low} to {high})"
 
 
+class Target(NamedTuple):
+    """What a figure should be: at least so much, or at most."""
+
+    value: float
+    most: bool = False
+
+    def text(self) -> str:
+        """Such as `≥ 1.1`."""
+        return f"{'≤' if self.most else '≥'} {self.value:g}"
+
+    def met_by(self, figure: float) -> bool:
+        """Whether a figure is as it should be."""
+        return figure <= self.value if self.most else figure >= self.value
+
+
+class Goal(NamedTuple):
+    """A line of the table of targets: what is aimed at, and what was reached against whom."""
+
+    what: str
+    target: Target
+    reached: Spread | None  # None: there was nothing to measure against
+    against: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the median reaches the target."""
+        if self.reached is None:
+            return False
+        return self.target.met_by(self.reached.median)
+
+    def row(self) -> list[str]:
+        """The cells of its line."""
+        if self.reached is None:
+            return [self.what, self.target.text(), "not measured", self.against, ""]
+        return [self.what, self.target.text(), self.reached.text(2), self.against, "" if self.met else "not reached"]
+
+
+GOAL_HEADERS = ("what", "target", "reached", "against", "")
+
+
+def at_least(value: float) -> Target:
+    """A figure that should be as high as this."""
+    return Target(value)
+
+
+def at_most(value: float) -> Target:
+    """A figure that should be as low as this."""
+    return Target(value, most=True)
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table: the first column is text, the others are numbers."""
     rule = ["---", *["---:"] * (len(headers) - 1)]

@@ -19,6 +19,7 @@ from benchmarks.load import CONTENT, Plan, Result, drive, masked_frame
 from benchmarks.peers import CONSTANT, PEERS, Peer
 from benchmarks.peers.work import Terms
 from benchmarks.processes import ChildError
+from benchmarks.report import Goal, Spread, Target, at_least, at_most
 from benchmarks.watching import Sample, Slope, percentile
 from qaws_proto.wire.frames import Frames, TextReceived
 
@@ -182,6 +183,20 @@ def test_a_peer_whose_package_is_missing_is_left_out_by_name() -> None:
     present, notes = available([absent, *PEERS])
     assert present == list(PEERS)
     assert notes == ["Left out: Absent; not installed: no-such-distribution."]
+
+
+@pytest.mark.parametrize(
+    ("target", "figures", "cells"),
+    [
+        (at_least(1.1), [1.2, 1.1, 1.0], ["≥ 1.1", "1.10 (1.00 to 1.20)", "them", ""]),
+        (at_least(1.1), [1.05], ["≥ 1.1", "1.05 (1.05 to 1.05)", "them", "not reached"]),
+        (at_most(15), [14.9], ["≤ 15", "14.90 (14.90 to 14.90)", "them", ""]),
+        (at_most(15), [15.1], ["≤ 15", "15.10 (15.10 to 15.10)", "them", "not reached"]),
+        (at_most(15), [], ["≤ 15", "not measured", "them", ""]),
+    ],
+)
+def test_a_goal_that_is_not_reached_says_so(target: Target, figures: list[float], cells: list[str]) -> None:
+    assert Goal("it", target, Spread.of(figures) if figures else None, "them").row() == ["it", *cells]
 
 
 @pytest.mark.parametrize(
