@@ -17,7 +17,7 @@ from .load import CONTENT, masked_frame, upgrade_request
 from .options import Options
 from .peers.gateway import configuration
 from .peers.work import Terms
-from .report import Spread, table
+from .report import Goal, Spread, at_most, table
 
 ANSWER = f"You said: {CONTENT}"
 TICK = 0.8e-3  # seconds between two steps: each of 64 clients speaks ten times a second
@@ -107,7 +107,7 @@ def _sent(effects: list[Effect]) -> bytes:
     return b"".join(effect.data for effect in effects if type(effect) is SendBytes)
 
 
-def run(options: Options) -> None:
+def run(options: Options) -> list[Goal]:
     """Measure, and print a table."""
     rigs = {name: Rig(options.connections, with_id=with_id) for name, with_id in VARIANTS.items()}
     costs: dict[str, list[Cost]] = {name: [] for name in rigs}
@@ -122,6 +122,9 @@ def run(options: Options) -> None:
     print(f"{options.connections} connections; {options.rounds} interleaved rounds of {options.seconds:g} s; "
           f"median (lowest to highest) of processor time; garbage collector {collector}.\n")  # fmt: skip
     print(table(HEADERS, [[name, *_cells(found)] for name, found in costs.items()]), end="\n\n", flush=True)
+    plain = next(iter(VARIANTS))
+    reached = Spread.of(1e6 * cost.total for cost in costs[plain])
+    return [Goal(f"core: µs of `step` a chat round trip, {plain}", at_most(15), reached, "")]
 
 
 def _cells(costs: list[Cost]) -> list[str]:
