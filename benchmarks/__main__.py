@@ -14,7 +14,9 @@ from .peers import PEERS
 from .processes import ChildError
 from .report import GOAL_HEADERS, Goal, machine, table
 
-BENCHMARKS: dict[str, Callable[[Options], list[Goal]]] = {
+Benchmark = Callable[[Options], list[Goal] | None]
+
+BENCHMARKS: dict[str, Benchmark] = {
     "core": core.run,
     "chat": chat.run,
     "handshake": handshake.run,
@@ -22,14 +24,14 @@ BENCHMARKS: dict[str, Callable[[Options], list[Goal]]] = {
     "fanout": fanout.run,
     "stores": stores.run,
 }
-SOAK = "soak"  # is no part of `all`: it takes long, and judges
+APART: dict[str, Benchmark] = {"soak": soak.run}  # no part of `all`: it takes long, and judges
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmarks that the arguments name. The status is 2 where they name none, 1 where a server failed."""
     try:
-        name, options = parse(arguments, (*BENCHMARKS, "all", SOAK), [peer.name for peer in PEERS])
+        name, options = parse(arguments, (*BENCHMARKS, "all", *APART), [peer.name for peer in PEERS])
         place = None if options.page is None else page.Place(options.page)
     except (OptionsError, page.PageError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -51,12 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 def run(name: str, options: Options) -> None:
     """Measure, and print what comes of it; the targets at the end. Raises ChildError, GrowthError."""
     print(machine(), end="\n\n", flush=True)
-    if name == SOAK:
-        soak.run(options)
-        return
-    goals: list[Goal] = []
-    for benchmark in BENCHMARKS if name == "all" else (name,):
-        goals += BENCHMARKS[benchmark](options)
+    benchmarks = BENCHMARKS.values() if name == "all" else ((BENCHMARKS | APART)[name],)
+    goals = [goal for benchmark in benchmarks for goal in benchmark(options) or ()]
     if goals:
         print("### targets\n")
         print(table(GOAL_HEADERS, [goal.row() for goal in goals]), flush=True)

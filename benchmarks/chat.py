@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from secrets import token_hex
 
-from .comparison import Results, Task, chosen, compare, goal, interleaved, python_peer, rates
+from .comparison import BEST, Results, Task, chosen, compare, goal, interleaved, python_peer, rates
 from .load import Plan, Result, drive
 from .options import Options
 from .pacing import Plan as Pace
@@ -14,6 +14,7 @@ from .pacing import Waits
 from .pacing import drive as keep
 from .peers import FASTAPI_SANSIO, FASTAPI_WSPROTO, PICOWS, QAWS, QAWS_ANYIO, QAWS_ASGI, Peer
 from .peers.work import Terms
+from .plots import bars
 from .report import Goal, Spread, at_least, at_most, table
 
 SHARE = 0.7  # of what qaws can do at most, for the waits
@@ -56,13 +57,14 @@ def reached(heading: str, results: Results, in_flight: int) -> list[Goal]:
     fastapi = (FASTAPI_WSPROTO, FASTAPI_SANSIO)
     goals: list[Goal] = []
     if in_flight == 1:
-        goals += goal(heading, at_least(1.0), results, lambda peer: peer == PICOWS, "picows")
+        goals += goal(f"{heading}, against picows", at_least(1.0), results, lambda peer: peer == PICOWS, "picows")
     else:
-        goals += goal(heading, at_least(1.1), results, python_peer, "the best Python peer")
-    goals += goal(heading, at_least(2.5), results, lambda peer: peer in fastapi, "FastAPI, uvicorn")
-    adapters = f"{heading}: anyio adapter against asyncio adapter, both on uvloop"
+        goals += goal(f"{heading}, against {BEST}", at_least(1.1), results, python_peer, BEST)
+    framework = f"{heading}, against uvicorn and FastAPI"
+    goals += goal(framework, at_least(2.5), results, lambda peer: peer in fastapi, "FastAPI")
+    adapters = f"{heading}, the anyio adapter against the asyncio adapter"
     goals += goal(adapters, at_least(0.7), results, lambda peer: peer == QAWS, "qaws", QAWS_ANYIO)
-    hosted = f"{heading}: ASGI, both on uvicorn's websockets-sansio"
+    hosted = f"{heading}, ASGI on uvicorn against FastAPI on it"
     goals += goal(hosted, at_least(1.3), results, lambda peer: peer == FASTAPI_SANSIO, "FastAPI", QAWS_ASGI)
     return goals
 
@@ -88,6 +90,8 @@ def waits(options: Options, results: Sequence[Results]) -> list[Goal]:
           f"which a message was due. {options.rounds} interleaved rounds of {options.seconds:g} s.\n")  # fmt: skip
     print(table(HEADERS, [row(peer, theirs, found[QAWS]) for peer, theirs in found.items()]), *notes, sep="\n\n")
     print(flush=True)
+    figures = {peer.name: Spread.of(1000 * one.most for one in theirs) for peer, theirs in found.items()}
+    bars(options, "waits", heading, "ms until 99 % have their reply", figures, digits=2)
     return tail(found, heading)
 
 

@@ -140,6 +140,9 @@ def goal(
     return [Goal(what, target, ratio(results[of], results[other]), other.name)]
 
 
+BEST = "the best Python peer"
+
+
 def python_peer(peer: Peer) -> bool:
     """Whether a peer counts where the best Python peer is asked for."""
     return peer.in_python

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secrets import token_hex
 
 from .chat import users
-from .comparison import Task, compare, goal, interleaved, python_peer
+from .comparison import BEST, Task, compare, goal, interleaved, python_peer
 from .hearing import Plan, drive
 from .load import Result
 from .options import Options
@@ -23,7 +23,7 @@ def run(options: Options) -> list[Goal]:
     results = compare(task, options, lambda peer: measure(peer, options))
     if QAWS in results:
         draining(options)
-    return goal(heading, at_least(1.5), results, python_peer, "the best Python peer")
+    return goal(f"{heading}, against {BEST}", at_least(1.5), results, python_peer, BEST)
 
 
 def measure(peer: Peer, options: Options) -> Result:

@@ -6,10 +6,10 @@ from secrets import token_hex
 
 from .arriving import Plan, Storm, drive
 from .arriving import storm as come
-from .comparison import Results, Task, best, compare, goal, interleaved, python_peer
+from .comparison import BEST, Results, Task, best, compare, goal, interleaved, python_peer
 from .load import Result
 from .options import Options
-from .peers import QAWS, Peer
+from .peers import CONSTANT, QAWS, Peer
 from .peers.work import Terms
 from .report import Goal, Spread, at_least, table
 
@@ -23,7 +23,7 @@ def run(options: Options) -> list[Goal]:
     heading = f"handshake and login, {options.connections} at a time, no token twice"
     results = compare(Task(heading, "handshake", "logins", "login"), options, lambda peer: measure(peer, options))
     storms(options, results)
-    return goal(heading, at_least(1.0), results, python_peer, "the best Python peer")
+    return goal(f"{heading}, against {BEST}", at_least(1.0), results, python_peer, BEST)
 
 
 def measure(peer: Peer, options: Options) -> Result:
@@ -43,12 +43,15 @@ def storms(options: Options, results: Results) -> None:
         del rivals[rival]
         peers.append(rival)
     found, notes = interleaved(
-        peers, options, "storm", lambda peer: storm(peer, options), lambda one: f"{one.seconds:.2f} s"
+        (*peers, CONSTANT), options, "storm", lambda peer: storm(peer, options), lambda one: f"{one.seconds:.2f} s"
     )
     print(f"### storm: {options.crowd} clients at once, while {options.connections} talk\n")
     print(f"Who talks says {RATE:g} messages a second, by the clock. {options.rounds} interleaved rounds.\n")
-    print(table(HEADERS, [row(peer, theirs) for peer, theirs in found.items()]), *notes, sep="\n\n")
-    print(flush=True)
+    ceiling = found.pop(CONSTANT, [])
+    print(table(HEADERS, [row(peer, theirs) for peer, theirs in found.items()]), *notes, sep="\n\n", end="\n\n")
+    if ceiling:
+        spread = Spread.of(one.seconds for one in ceiling)
+        print(f"A server that lets everybody in unseen has all in after {spread.text(2)} seconds.\n", flush=True)
 
 
 def storm(peer: Peer, options: Options) -> Storm:

@@ -23,7 +23,7 @@ MASK = b"\x37\xfa\x21\x3d"
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # first bytes of whole frames (RFC 6455 section 5.2)
 CONTENT = "¿Cuál es la capital de España, y cuántas personas viven en ella?"
 MESSAGE = json.dumps({"type": "chat_message", "content": CONTENT}, ensure_ascii=False)
-WARM_UP = 1.0  # seconds at most before counting begins
+WARM_UP = 0.5  # seconds at most before counting begins
 PATIENCE = 15.0  # seconds for connecting, and for the last replies
 AT_ONCE = 64  # connections that are made at the same time
 ERROR_MARK = b'"type":"error"'

@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 0.34, 8.0  # inches: of a bar, and of everything
 OURS, THEIRS = "#2a6fdb", "#b8bcc4"
 
 
-def bars(options: Options, name: str, title: str, unit: str, figures: Mapping[str, Spread]) -> None:
+def bars(options: Options, name: str, title: str, unit: str, figures: Mapping[str, Spread], digits: int = 0) -> None:
     """Draw a bar for each server, the longest first, into a file of this name; print where it is. Or do nothing, where
     no plots are asked for."""
     if options.plots is None:
@@ -30,7 +30,7 @@ def bars(options: Options, name: str, title: str, unit: str, figures: Mapping[st
         figure, axes = pyplot.subplots(figsize=(WIDTH, 1 + HEIGHT * len(rising)), layout="constrained")
         colours = [OURS if server.startswith("qaws") else THEIRS for server in rising]
         drawn = axes.barh(rising, middle, xerr=reach, color=colours, ecolor="#444444", capsize=2)
-        axes.bar_label(drawn, [f"{value:,.0f}" for value in middle], padding=6)
+        axes.bar_label(drawn, [f"{value:,.{digits}f}" for value in middle], padding=6)
         axes.set_title(title, loc="left")
         axes.set_xlabel(unit)
         axes.margins(x=0.15)

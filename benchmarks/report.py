@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -119,12 +120,20 @@ def machine() -> str:
         f"{platform.python_implementation()} {platform.python_version()}",
         f"uvloop {uvloop}" if uvloop else "asyncio's own loop (uvloop is not installed)",
         versions(("pydantic", "PyJWT")),
+        *_node(),
         f"{platform.system()} {platform.machine()}",
         f"{os.cpu_count()} cores",
         *_processor(),
         *_load(),
     ]
     return "; ".join(parts)
+
+
+def _node() -> list[str]:
+    node = shutil.which("node")
+    if node is None:
+        return []
+    return [f"Node.js {subprocess.run([node, '--version'], capture_output=True, text=True, check=True).stdout.strip()}"]
 
 
 def _processor() -> list[str]:

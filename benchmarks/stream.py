@@ -6,7 +6,7 @@ import json
 from secrets import token_hex
 
 from .chat import users
-from .comparison import Task, compare, goal, python_peer
+from .comparison import BEST, Task, compare, goal, python_peer
 from .load import CONTENT, Plan, Result, drive
 from .options import Options
 from .peers import Peer
@@ -20,7 +20,7 @@ def run(options: Options) -> list[Goal]:
     """Measure, and print a table."""
     heading = f"stream: {options.connections} connections, 1 in flight, {len(PIECES)} pieces an answer"
     results = compare(Task(heading, "stream", "chunks", "chunk"), options, lambda peer: measure(peer, options))
-    return goal(heading, at_least(1.2), results, python_peer, "the best Python peer")
+    return goal(f"{heading}, against {BEST}", at_least(1.2), results, python_peer, BEST)
 
 
 def measure(peer: Peer, options: Options) -> Result:

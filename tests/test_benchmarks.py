@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import pytest
 
-from benchmarks import arriving, chat, fanout, plots, soak, stream
-from benchmarks.__main__ import BENCHMARKS, SOAK, main
+from benchmarks import arriving, chat, fanout, pacing, plots, soak, stream
+from benchmarks.__main__ import APART, BENCHMARKS, main
 from benchmarks.abuse import ABUSES
 from benchmarks.comparison import goal, interleaved
 from benchmarks.crowd import Tally
-from benchmarks.load import CONTENT, Plan, Result, drive, masked_frame
+from benchmarks.load import CONTENT, MESSAGE, Plan, Result, connect, drive, finish, masked_frame, message_frame
 from benchmarks.options import Options
 from benchmarks.peers import CONSTANT, PEERS, PICOWS, QAWS, Peer, available
+from benchmarks.peers.constant import GREETING, REPLY
 from benchmarks.peers.work import PIECES, Service, Terms
 from benchmarks.processes import ChildError
 from benchmarks.report import Goal, Spread, Target, at_least, at_most
@@ -34,7 +39,7 @@ ARGUMENTS = (
     "--connections", "2", "--in-flight", "1", "--seconds", "0.02", "--rounds", "1", "--readers", "5", "--crowd", "20",
     "--peers", "qaws", "picows",
 )  # fmt: skip
-NAMES = (*BENCHMARKS, "all", SOAK)
+NAMES = (*BENCHMARKS, "all", *APART)
 FIELDS = {
     "type", "content", "session_id", "user_id", "processing_time", "reasoning_steps", "tools_used", "status", "run_id",
     "seq",
@@ -149,6 +154,57 @@ def test_no_token_of_those_who_arrive_comes_twice() -> None:
     assert all(found)
 
 
+HELD = 10  # messages
+
+
+async def answering_in_tens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that holds back its answers until it has ten."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + GREETING)
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            await reader.readexactly(HELD * len(message_frame(MESSAGE)))
+            writer.write(HELD * REPLY)
+    writer.close()
+
+
+Outcome = TypeVar("Outcome")
+
+
+def beside_them(client: Callable[[int], Coroutine[None, None, Outcome]]) -> Outcome:
+    """What a client of that server makes of its port."""
+
+    async def both() -> Outcome:
+        async with await asyncio.start_server(answering_in_tens, "127.0.0.1", 0) as server:
+            return await client(server.sockets[0].getsockname()[1])
+
+    return asyncio.run(asyncio.wait_for(both(), 30))
+
+
+def test_a_rate_is_kept_by_the_clock_whatever_is_answered() -> None:
+    waits = beside_them(lambda port: pacing.generate(pacing.Plan(port, ["a token"], rate=400, seconds=0.25)))
+    assert waits.count == 100  # as many as were due; who waits for answers would have sent one
+    assert waits.highest >= (HELD - 1) / 400
+    assert waits.middle >= 0.4 * HELD / 400
+
+
+def test_a_wait_counts_from_when_its_message_was_due() -> None:
+    pace = pacing.Pace(counts_from=-inf)
+
+    async def late_by_an_hour(port: int) -> None:
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        client = pacing.Paced((await connect(port, ["a token"], ""))[0], "", pace, failed)
+        for _ in range(HELD):
+            now = time.perf_counter()
+            client.send(now - 3600, now)
+        await finish([client], failed)
+
+    beside_them(late_by_an_hour)
+    assert len(pace.waits) == HELD
+    assert min(pace.waits) > 3600
+    assert pace.late == pytest.approx([3600] * HELD)
+
+
 def test_a_server_that_cannot_start_is_named() -> None:
     with Peer("nobody", "no_such_module", ()).start(TERMS) as server, pytest.raises(ChildError, match="nobody ended"):
         server.hear()
@@ -185,6 +241,7 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
         "stores: one message in flight a client", "targets",
     ):  # fmt: skip
         assert f"\n### {heading}" in printed
+    assert "A server that lets everybody in unseen has all in after " in printed
     assert "qaws tells 5 clients with a session each that it drains within " in printed
     stores = ("memory", "sqlite, synchronous: normal", "sqlite, synchronous: full")
     assert all(printed.count(f"\n| {store} |") == 3 for store in stores)  # alone, with others, and its latency
@@ -197,7 +254,7 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
     assert "left out" not in printed
     assert os.getcwd() not in printed
     assert platform.node() not in printed
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.svg" for name in compared}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.svg" for name in (*compared, "waits")}
     assert "](plots/chat-1.svg)" in page.read_text()
     assert page.read_text() == f"before\n<!-- figures -->\n\n{printed.strip()}\n\n<!-- end of figures -->\nafter\n"
 
