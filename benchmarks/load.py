@@ -179,6 +179,9 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._rest:
             data = self._rest + data
+        if ERROR_MARK in data:  # before its frames: the last of them may be a close
+            self.fail(data[data.index(ERROR_MARK) - 1 :].decode("utf-8", "replace"))
+            return
         at, last, end, frames = 0, 0, len(data), 0
         while end - at >= 4:
             length, head = data[at + 1], 2
@@ -197,9 +200,7 @@ class Client(asyncio.Protocol):
                 return
             at = following
         self._rest = data[at:]
-        if ERROR_MARK in data:
-            self.fail(data.decode("utf-8", "replace"))
-        elif frames:
+        if frames:
             self._last = (data, last)
             self.heard += frames
             if self.heard > self.due:
