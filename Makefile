@@ -38,8 +38,9 @@ lint: $(READY)  ## style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)  ## every benchmark; see benchmarks/
-	@$(BIN)/python -m benchmarks all
+bench: $(READY)  ## every benchmark, about twenty minutes; ARGS="--rounds 5 --plots FOLDER" and the like
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(VENV)/node/.ready || true; fi
+	@$(BIN)/python -m benchmarks all $(ARGS)
 
 instructions: $(READY)  ## count what the core takes (valgrind) against benchmarks/instructions.json; ARGS=--write renews it
 	@$(BIN)/python -m benchmarks instructions $(ARGS)
@@ -77,6 +78,12 @@ $(READY): pyproject.toml .ci/requirements.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# For Node.js: the library of a peer in the benchmarks and of a foreign client in the tests, and what that peer needs.
+$(VENV)/node/.ready: Makefile
+	@npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix $(@D) \
+		ws@8.23.0 ajv@8.20.0 jose@6.2.18
 	@touch $@
 
 # Environments for other Pythons and other versions. uv makes them in seconds, and needs nothing from that Python.

@@ -236,7 +236,7 @@ def _among(connections: int, chatting: int, seconds: float) -> Result:
     tokens = [terms.token(f"user-{number:06}") for number in range(connections)]
     with QAWS.start(terms) as server:
         port = server.hear()["port"]
-        with Standing(port) as others:
+        with Standing(port, QAWS.dialect) as others:
             others.more(tokens[chatting:])
             return drive(Plan(port, tokens[:chatting], 1, seconds, server.pid))
 

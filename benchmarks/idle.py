@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from secrets import token_hex
+from typing import NamedTuple
 
 from qaws_proto.inputs import RunFinished
 from qaws_proto.testing.peer import chat, text
 
-from .chat import available
+from .comparison import chosen, interleaved
 from .load import CONTENT
 from .options import Options
-from .peers import PEERS, QAWS, Peer
+from .peers import QAWS, Peer
 from .peers.work import Terms
 from .report import Goal, Spread, at_most, table
 from .rig import VirtualNode
@@ -29,45 +29,57 @@ HELD = 500  # connections of a node alone
 EVENTS = 10  # of a session with a history
 KIB = 1024
 STATES = ("idle, authenticated", f"more with a session of {EVENTS} events", "more with a run in flight")
-HEADERS = ("server", "KiB a connection", "against the leanest peer", "MiB with all")
+HEADERS = ("server", "KiB a connection", "against the leanest Python peer", "MiB with all")
 
-Costs = dict[Peer, list[tuple[float, int]]]  # bytes a connection, and of the process with all of them
+
+class Cost(NamedTuple):
+    """Bytes of resident memory: for each connection, and of the server with all of them."""
+
+    each: float
+    whole: int
+
+
+Costs = Mapping[Peer, Sequence[Cost]]
 
 
 def run(options: Options) -> list[Goal]:
     """Measure, and print the tables."""
-    peers, notes = available(PEERS)
+    peers, missing = chosen(options)
     many = min(MANY, most_connections())
-    costs: Costs = {peer: [] for peer in peers}
-    for number in range(1, options.rounds + 1):
-        for peer, found in costs.items():
-            found.append(slope(peer, FEW, many))
-            print(f"round {number}/{options.rounds}, {peer.name}: {found[-1][0] / KIB:.1f} KiB a connection",
-                  file=sys.stderr, flush=True)  # fmt: skip
-    leanest = min((peer for peer in peers if peer is not QAWS), key=lambda peer: _median(costs[peer]), default=None)
+    costs, failed = interleaved(
+        peers, options, "idle", lambda peer: slope(peer, FEW, many), lambda cost: f"{cost.each / KIB:.1f} KiB each"
+    )
     print("### idle: memory of an authenticated connection that says nothing\n")
     print(f"{options.rounds} rounds, a fresh server each; what {many - FEW} connections more take of resident memory, "
           f"beside {FEW}; median (lowest to highest).\n")  # fmt: skip
-    print(table(HEADERS, _rows(costs, leanest)), end="\n\n")
-    print(*notes, sep="\n", end="\n\n" if notes else "")
-    print("Of that, what `Gateway` holds, by tracemalloc, in a process of its own state:\n")
+    other = leanest(costs)
+    print(table(HEADERS, [_row(costs, peer, other) for peer in costs]), *missing, *failed, sep="\n\n", end="\n\n")
+    print("What `Gateway` holds of it, and what else it may hold for a connection, by tracemalloc:\n")
     print(table(("state", "bytes"), [[name, f"{size:,.0f}"] for name, size in held(HELD).items()]), end="\n\n")
-    if leanest is None:
-        return [Goal("idle memory per connection", at_most(1.0), None, "no peer")]
-    return [Goal("idle memory per connection", at_most(1.0), Spread.of(_ratios(costs, QAWS, leanest)), leanest.name)]
+    if QAWS not in costs:
+        return []
+    reached = None if other is None else Spread.of(_ratios(costs, QAWS, other))
+    return [Goal("idle: memory of a connection, against the leanest Python peer", at_most(1.0), reached,
+                 "no peer" if other is None else other.name)]  # fmt: skip
 
 
-def slope(peer: Peer, few: int, many: int) -> tuple[float, int]:
-    """Bytes of resident memory for each connection beyond `few`, and of a fresh server with `many`."""
+def slope(peer: Peer, few: int, many: int) -> Cost:
+    """What each connection beyond `few` takes of a fresh server that has `many` at last."""
     terms = Terms(secret=token_hex(32))
     tokens = [terms.token(f"user-{number:06}") for number in range(many)]
-    with peer.start(terms) as server, Standing(server.hear()["port"]) as clients:
+    with peer.start(terms) as server, Standing(server.hear()["port"], peer.dialect) as clients:
         sizes = []
         for some in (tokens[:few], tokens[few:]):
             clients.more(some)
             time.sleep(SETTLE)
             sizes.append(memory_of(server.pid))
-    return (sizes[1] - sizes[0]) / (many - few), sizes[1]
+    return Cost((sizes[1] - sizes[0]) / (many - few), sizes[1])
+
+
+def leanest(costs: Costs) -> Peer | None:
+    """The Python peer that takes least."""
+    found = {peer: _each(theirs).median for peer, theirs in costs.items() if peer.in_python}
+    return min(found, key=lambda peer: found[peer], default=None)
 
 
 def held(connections: int) -> dict[str, float]:
@@ -111,22 +123,20 @@ class Holding(VirtualNode):
         return [self.ask(number, self._frame).run_id for number in self._numbers]
 
 
-def _rows(costs: Costs, leanest: Peer | None) -> list[list[str]]:
+def _row(costs: Costs, peer: Peer, other: Peer | None) -> list[str]:
+    each = _each(costs[peer])
     return [
-        [
-            peer.title,
-            Spread.of(size / KIB for size, _ in found).text(1),
-            "" if leanest is None else Spread.of(_ratios(costs, peer, leanest)).text(2),
-            f"{Spread.of(whole / KIB / KIB for _, whole in found).median:.0f}",
-        ]
-        for peer, found in costs.items()
+        peer.title,
+        Spread(*(size / KIB for size in each)).text(1),
+        "" if other is None else Spread.of(_ratios(costs, peer, other)).text(2),
+        f"{Spread.of(cost.whole / KIB / KIB for cost in costs[peer]).median:.0f}",
     ]
+
+
+def _each(costs: Sequence[Cost]) -> Spread:
+    return Spread.of(cost.each for cost in costs)
 
 
 def _ratios(costs: Costs, ours: Peer, theirs: Peer) -> list[float]:
     """Those within a round."""
-    return [one / other for (one, _), (other, _) in zip(costs[ours], costs[theirs], strict=True)]
-
-
-def _median(found: Sequence[tuple[float, int]]) -> float:
-    return Spread.of(size for size, _ in found).median
+    return [one.each / other.each for one, other in zip(costs[ours], costs[theirs], strict=True)]

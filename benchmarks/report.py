@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+from .processes import node_packages
 
 
 class Spread(NamedTuple):
@@ -87,16 +92,25 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def installed(package: str) -> str | None:
-    """The version of a distribution, or None where it is not installed."""
+    """The version of a distribution, or of `npm:package`; None where it is not installed."""
+    if package.startswith("npm:"):
+        return _installed_for_node(package.removeprefix("npm:"))
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
+def _installed_for_node(package: str) -> str | None:
+    manifest = node_packages() / "node_modules" / package / "package.json"
+    if shutil.which("node") is None or not manifest.exists():
+        return None
+    return str(json.loads(manifest.read_text("utf-8"))["version"])
+
+
 def versions(packages: Iterable[str]) -> str:
     """Such as `uvicorn 0.1, fastapi 0.2`."""
-    return ", ".join(f"{package} {installed(package) or '(missing)'}" for package in packages)
+    return ", ".join(f"{package.removeprefix('npm:')} {installed(package) or '(missing)'}" for package in packages)
 
 
 def machine() -> str:
@@ -106,12 +120,20 @@ def machine() -> str:
         f"{platform.python_implementation()} {platform.python_version()}",
         f"uvloop {uvloop}" if uvloop else "asyncio's own loop (uvloop is not installed)",
         versions(("pydantic", "PyJWT")),
+        *_node(),
         f"{platform.system()} {platform.machine()}",
         f"{os.cpu_count()} cores",
         *_processor(),
         *_load(),
     ]
     return "; ".join(parts)
+
+
+def _node() -> list[str]:
+    node = shutil.which("node")
+    if node is None:
+        return []
+    return [f"Node.js {subprocess.run([node, '--version'], capture_output=True, text=True, check=True).stdout.strip()}"]
 
 
 def _processor() -> list[str]:

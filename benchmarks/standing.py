@@ -9,18 +9,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .load import CLOSE, PATIENCE, PING, PONG, Greeting, LoadError, masked_frame, upgrade_request
-from .processes import Child, run_fast, tell_parent
+from .load import PATIENCE, Client, LoadError, connect, sleep
+from .processes import Child, raise_limits, run_fast, take_cores, tell_parent
 
-AT_ONCE = 32  # handshakes that are under way: a server bounds how many sockets may knock
+BATCH = 500  # clients that have `PATIENCE` to get in
 SPARE = 200  # descriptors that a server needs beside its connections
 
 
 class Standing:
     """The clients of one server; they leave when this is left."""
 
-    def __init__(self, port: int) -> None:
-        self._child = Child("idle clients", "benchmarks.standing", {"port": port})
+    def __init__(self, port: int, dialect: str) -> None:
+        self._child = Child("idle clients", "benchmarks.standing", {"port": port, "dialect": dialect})
 
     def more(self, tokens: Sequence[str]) -> None:
         """Let one more client in for each token. Raises ChildError where one is not let in, or another was lost."""
@@ -35,77 +35,45 @@ class Standing:
 
 
 def most_connections() -> int:
-    """How many a server may have, where it may open as many descriptors as this system allows. Allows them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 1 << 16)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - SPARE
+    """How many a server may have, by the descriptors that a process may open here."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else most - SPARE
 
 
 # ── in the clients' process ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Silent(asyncio.Protocol):
-    """A client that answers pings; servers send nothing else unasked."""
-
-    def __init__(self, transport: asyncio.Transport, lost: list[str]) -> None:
-        self._transport = transport
-        self._lost = lost
-        transport.set_protocol(self)
-        transport.resume_reading()
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
-        if data[0] != PING or len(data) != 2 + data[1]:
-            self._lost.append(f"instead of a ping came {data[:200]!r}")
-        else:
-            self._transport.write(masked_frame(data[2:], PONG))
-
-    def leave(self) -> None:
-        """Say goodbye."""
-        self._transport.write(masked_frame((1000).to_bytes(2), CLOSE))
-        self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost.append(f"the server let go of a client: {error}")
-
-
-async def stand(port: int) -> None:
+async def stand(port: int, dialect: str) -> None:
     """Let clients in for each line of tokens, until there are no more lines. Raises LoadError."""
-    lost: list[str] = []
-    clients: list[Silent] = []
     loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+    clients: list[Client] = []
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         tokens: list[str] = json.loads(line)
-        for at in range(0, len(tokens), AT_ONCE):
-            async with asyncio.timeout(PATIENCE):
-                transports = await asyncio.gather(*(_log_in(port, token) for token in tokens[at : at + AT_ONCE]))
-            clients += [Silent(transport, lost) for transport in transports]
-        if lost:
-            raise LoadError(f"{len(lost)} of {len(clients)} idle clients: {lost[0]}")
+        for at in range(0, len(tokens), BATCH):
+            clients += [Client(one, failed) for one in await connect(port, tokens[at : at + BATCH], dialect)]
+        await sleep(0, failed)
+        if lost := sum(client.lost.is_set() for client in clients):
+            raise LoadError(f"the server let go of {lost} clients of {len(clients)}")
         tell_parent({"open": len(clients)})
     for client in clients:
-        client.leave()
+        client.close()
     async with asyncio.timeout(PATIENCE):
-        while len(lost) < len(clients):
-            await asyncio.sleep(0.01)
-
-
-async def _log_in(port: int, token: str) -> asyncio.Transport:
-    loop = asyncio.get_running_loop()
-    _, greeting = await loop.create_connection(lambda: Greeting(upgrade_request(port, token)), "127.0.0.1", port)
-    return await greeting.greeted
+        for client in clients:
+            await client.lost.wait()
 
 
 def main() -> None:
     """Do what the parent says, until it lets go of this."""
     told = json.loads(sys.stdin.readline())
+    take_cores(server=False)
+    raise_limits()
     try:
-        run_fast(stand(told["port"]))
-    except (LoadError, OSError, TimeoutError) as error:
-        tell_parent({"failed": f"{type(error).__name__}: {error}"})
+        run_fast(stand(told["port"], told["dialect"]))
+    except TimeoutError:
+        tell_parent({"failed": f"the server was silent for {PATIENCE:.0f} s"})
+    except (LoadError, OSError) as error:
+        tell_parent({"failed": str(error)})
 
 
 if __name__ == "__main__":

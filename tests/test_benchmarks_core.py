@@ -156,9 +156,9 @@ def test_growth_is_measured_over_sockets(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_memory_of_idle_connections_is_measured() -> None:
-    bytes_each, whole = slope(QAWS, 2, 6)
-    assert whole > 1 << 20
-    assert abs(bytes_each) < whole
+    cost = slope(QAWS, 2, 6)
+    assert cost.whole > 1 << 20
+    assert abs(cost.each) < cost.whole
 
 
 def test_the_core_holds_little_for_an_idle_connection() -> None:
