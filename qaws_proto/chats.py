@@ -113,7 +113,8 @@ class Chats:
         self, connection: Connection, principal: Principal, session: Session, event: ClientEvent, now: Now,
         *, expired: bool = False,
     ) -> None:  # fmt: skip
-        self._attend(connection, session, now)
+        if session.number not in connection.sessions or type(event) is not ChatMessage:
+            self._attend(connection, session, now)
         if type(event) is ChatMessage:
             self._chat(connection, principal, session, event, now)
             return
@@ -163,8 +164,7 @@ class Chats:
             self._repeat(connection, session, message.id, now)
             return
         user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
-        account = self._node.gate.account(principal, connection.address_key)
-        asker = Asker(connection.number, user_id, account, connection.trace)
+        asker = Asker(connection.number, user_id, connection.account, connection.trace)
         run = self._runs.submit(session, message, asker, now)
         if isinstance(run, Refusal):
             self._refuse(connection, run.fault, message, now, run.retry_after)

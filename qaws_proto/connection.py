@@ -7,7 +7,7 @@ share its state; what can be decided without it stands elsewhere (handshake, cre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf, nextafter
@@ -98,8 +98,8 @@ class Connection:
 
     __slots__ = (
         "_asked", "_assembling", "_bad", "_budget", "_charged", "_credential", "_discarded", "_end", "_heard_at",
-        "_held", "_link", "_node", "_out", "_paused", "_pinged_at", "_scrape", "_strikes", "_tally", "address",
-        "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
+        "_held", "_link", "_node", "_out", "_paused", "_pinged_at", "_scrape", "_strikes", "_tally", "account",
+        "address", "address_key", "awaits", "epoch", "number", "phase", "session_id", "sessions", "trace", "traffic",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,7 @@ class Connection:
         self.phase = Phase.HANDSHAKING
         self.address = peer  # the client's own, behind proxies too, as soon as it is known
         self.address_key = key_of(peer)  # what it is counted under
+        self.account = ""  # what its messages are counted under, as soon as it may send some
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
@@ -140,16 +141,16 @@ class Connection:
 
     # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, data: bytes | str, now: Now) -> Iterator[ClientEvent]:
-        """Bytes came, or a message. Yields each event that passes the gate, before anything behind it is looked at."""
+    def receive(self, data: bytes | str, now: Now) -> Iterable[ClientEvent]:
+        """Bytes came, or a message. Gives each event that passes the gate, before anything behind it is looked at."""
         self._heard_at = now.mono
         if self.phase is Phase.CLOSING:
             self._discarded += len(data)
             if self._discarded > self._node.config.limits.discard:
                 self.drop(now)
-                return
+                return ()
         self._link.receive(data)  # type: ignore[arg-type]  # the gateway has seen that it is what this link takes
-        yield from self.turn(now)
+        return self.turn(now)
 
     def turn(self, now: Now) -> Iterator[ClientEvent]:
         """Handle what has been received, up to `frames_per_turn`; the rest waits for a timer (F8)."""
@@ -157,8 +158,9 @@ class Connection:
         until = link.frames + limits.frames_per_turn
         while self.phase is not Phase.CLOSED and not self._held:
             event = link.next_event(until)
-            if link.frames != self._charged:
-                frames, self._charged = link.frames - self._charged, link.frames
+            frames = link.frames - self._charged
+            if frames:
+                self._charged += frames
                 if not self._budget.charge(frames, now.mono, limits.frames_per_second, limits.frame_burst):
                     self._flooded(now)
                     return
@@ -558,16 +560,17 @@ class Connection:
 
     def _after_turn(self, now: Now) -> None:
         """Set the deadlines that depend on what is left unread or unfinished."""
-        link, timers = self._link, self._node.timers
+        link, timers, waiting = self._link, self._node.timers, self._link.waiting
         # Just behind now: others get their turn first (F8), and `wake_at` moves on (C5).
-        if link.waiting and not self._held:
+        if waiting and not self._held:
             timers.set(Reason.BACKLOG, self.number, nextafter(now.mono, inf))
         if self.phase in (Phase.CLOSING, Phase.CLOSED):
             return
         if link.unfinished and not self._assembling:
             self._assembling = True
             timers.set(Reason.MESSAGE, self.number, now.mono + self._node.config.limits.message_timeout)
-        self._regulate()
+        if waiting or self._paused or self._out.queued:
+            self._regulate()
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -575,13 +578,14 @@ class Connection:
         """A text message came: the event in it, where it passes the gate and is not for the connection itself."""
         if self.phase not in (Phase.AUTHENTICATING, Phase.OPEN):
             return None
+        node = self._node
         self.traffic.received += 1
-        event = self._node.events.parse(text)
+        event = node.events.parse(text)
         if isinstance(event, Refused):
             self._bad_event(event, now)
             return None
-        self._node.counts.receive(type(event))
-        if isinstance(event, Auth):
+        node.counts.receive(type(event))
+        if type(event) is Auth:  # `isinstance` takes a microsecond for a Pydantic model that it is not
             self._authenticate(event, now)
             return None
         credential = self._credential
@@ -591,13 +595,13 @@ class Connection:
         if credential.expired(now):
             self.refuse(Refusal(Fault.TOKEN_EXPIRED), now, event)
             return None
-        refused = self._node.gate.admit_event(Passage(event, credential.principal, self.address_key, now))
+        refused = node.gate.admit_event(Passage(event, credential.principal, self.address_key, now), self.account)
         if refused is not None:
             self.refuse(refused, now, event)
             return None
         if event.counted:
             self._strikes = 0
-        if isinstance(event, Ping):
+        if type(event) is Ping:
             self.reply(Pong(id=event.id), now)
             return None
         return event
@@ -674,6 +678,7 @@ class Connection:
         """Speak for a principal, until its token ends."""
         leeway = self._node.config.security.authentication.leeway
         self._credential = credential = Credential(principal, leeway, now)
+        self.account = self._node.gate.account(principal, self.address_key)
         self._arm_token(credential, now)
         return credential
 

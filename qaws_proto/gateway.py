@@ -335,8 +335,9 @@ class Gateway:
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _handle_all(self, connection: Connection, events: Iterable[ClientEvent], now: Now) -> None:
+        handlers = self._chats.handlers
         for event in events:
-            handle = self._chats.handlers.get(type(event))
+            handle = handlers.get(type(event))
             if handle is not None:
                 handle(connection, event, now)
             else:

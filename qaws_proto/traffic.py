@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .clock import Now
+from .clock import Now, rounded
 from .effects import Scalar
 
 
@@ -21,7 +21,7 @@ class Traffic:
     def fields(self, now: Now) -> dict[str, Scalar]:
         """Its counts, and how long it was open, in seconds."""
         return {
-            "seconds": round(now.mono - self.opened_at, 6),
+            "seconds": rounded(now.mono - self.opened_at),
             "messages_received": self.received,
             "messages_sent": self.sent,
             "sessions": self.sessions,

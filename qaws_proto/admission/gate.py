@@ -22,7 +22,7 @@ from .blocks import Blocks, Revocations
 from .dry_run import DryRun
 from .keyloader import KeyLoader
 from .origins import Origins
-from .rates import NODE, Over, Rates
+from .rates import NODE, Rates
 from .tokens import ANONYMOUS, Principal, TokenVerifier
 
 SUBPROTOCOL = "qaws.v1"
@@ -83,7 +83,7 @@ class Tally:
     def enter(self, address_key: str) -> None:
         """Count one more."""
         self.total += 1
-        self._by_address[address_key] = self.of(address_key) + 1
+        self._by_address[address_key] = self._by_address.get(address_key, 0) + 1
 
     def leave(self, address_key: str) -> None:
         """Count one less."""
@@ -155,19 +155,24 @@ class Gate:
             self.rates.count_connection(key_of(applicant.address), applicant.now.mono)
         return refused
 
-    def admit_event(self, passage: Passage) -> Refusal | None:
+    def admit_event(self, passage: Passage, account: str) -> Refusal | None:
         """Ask the rates and every check of an event, in order; one that passes them all is counted (R1, R4)."""
-        over: list[Over] | None = None  # of what is counted
-        if passage.event.counted and self.config.security.rate_limiting.enabled:
-            account, mono = self.account(passage.principal, passage.address_key), passage.now.mono
+        counted = passage.event.counted and self.config.security.rate_limiting.enabled
+        if counted:
+            mono = passage.now.mono
             over = self.rates.over(account, passage.address_key, mono)
-        if over and not all(self.dry_run.excuses(*limit, mono) for limit in over):
-            fault = Fault.NODE_RATE if all(limit.key == NODE for limit in over) else Fault.RATE_LIMIT
-            return Refusal(fault, max(limit.wait for limit in over))
-        refused = next((no for check in self._event_checks if (no := check(self, passage)) is not None), None)
-        if refused is None and over == []:
+            if over:
+                if not all(self.dry_run.excuses(*limit, mono) for limit in over):
+                    fault = Fault.NODE_RATE if all(limit.key == NODE for limit in over) else Fault.RATE_LIMIT
+                    return Refusal(fault, max(limit.wait for limit in over))
+                counted = False
+        for check in self._event_checks:
+            refused: Refusal | None = check(self, passage)
+            if refused is not None:
+                return refused
+        if counted:
             self.rates.count(account, passage.address_key, mono)
-        return refused
+        return None
 
     def account(self, principal: Principal, address_key: str) -> str:
         """What a client's limits are counted under: its user, or without authentication its address (R4)."""
@@ -370,7 +375,7 @@ def user_is_the_tokens(gate: Gate, passage: Passage) -> Refusal | None:
     event = passage.event
     if gate.verifier is None or not isinstance(event, ChatMessage):
         return None
-    if event.user_id in (None, passage.principal.user_id):
+    if event.user_id is None or event.user_id == passage.principal.user_id:
         return None
     return Refusal(Fault.FORBIDDEN, text="user_id is not the user of the token")
 

@@ -38,13 +38,12 @@ class Accounts:
         most = self._config.agent.runs_per_user
         if most is not None and self._runs.of(account) >= most:
             return Refusal(Fault.USER_BUSY)
-        wait = self._budget.wait(account, now)
-        if not wait:
-            return self.restore(account, now)
-        if not self._dry_run.excuses("budget", account, wait, now.mono):
-            return Refusal(Fault.BUDGET_SPENT, wait)
-        self._runs.enter(account)
-        return Place(account, None)
+        if self._config.agent.budget.per_day is not None and (wait := self._budget.wait(account, now)):
+            if not self._dry_run.excuses("budget", account, wait, now.mono):
+                return Refusal(Fault.BUDGET_SPENT, wait)
+            self._runs.enter(account)
+            return Place(account, None)
+        return self.restore(account, now)
 
     def restore(self, account: str, now: Now) -> Place:
         """Take a place for a message that was accepted before; it is charged, and never refused."""

@@ -33,15 +33,17 @@ class Log:
         """The seq behind which everything is held."""
         return self.head - len(self._payloads)
 
-    def append(self, payload: bytes) -> None:
-        """Add the event of number `head + 1`."""
+    def append(self, payload: bytes) -> int:
+        """Add the event of number `head + 1`. Gives by how many bytes more is held, which may be negative."""
+        size = grown = len(payload)
         self.head += 1
-        self.total += len(payload)
-        self._held += len(payload)
-        payloads = self._payloads
+        self.total += size
+        payloads, bound = self._payloads, self._max_bytes + size
         payloads.append(payload)
-        while len(payloads) > 1 and (len(payloads) > self._max_events or self._held - len(payload) > self._max_bytes):
-            self._held -= len(payloads.popleft())
+        while len(payloads) > 1 and (len(payloads) > self._max_events or self._held + grown > bound):
+            grown -= len(payloads.popleft())
+        self._held += grown
+        return grown
 
     def restore(self, epoch: str, head: int, payloads: Sequence[bytes]) -> None:
         """Take over what a store has: the newest events, up to `head`."""

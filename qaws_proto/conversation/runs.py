@@ -22,6 +22,8 @@ from .run import Asker, Run, State, begun, clean, fault_of, tokens_of, wait_of
 from .session import Session
 from .voice import StepKind, Voice
 
+NOTHING: tuple[str, ...] = ()  # what most agents give as their steps
+
 STEP_OVERHEAD = 64  # bytes that a step counts beside its text, so that empty ones are bounded too
 
 
@@ -250,6 +252,8 @@ class Runs:
         if answer is None:
             return
         for texts, keep in ((event.reasoning_steps, run.reasoning.append), (event.tools_used, run.use)):
+            if texts is NOTHING:
+                continue
             for text, size in map(clean, texts if isinstance(texts, tuple | list) else (None,)):
                 if text is None:
                     self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's steps and tools are texts"))
@@ -266,13 +270,16 @@ class Runs:
         pieces = run.answer
         if content is None:
             return pieces
-        answer, _ = clean(content)
+        answer, size = clean(content)
         if answer is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent answers with text"))
             return None
         run.chars = len(answer)
-        rest = answer.removeprefix(pieces)
-        if not self._grow(run, len(rest.encode()), now, stop=False):
+        rest = answer
+        if pieces:
+            rest = answer.removeprefix(pieces)
+            size = len(rest.encode())
+        if not self._grow(run, size, now, stop=False):
             return None
         self._counts.characters += len(rest)
         if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
@@ -416,8 +423,7 @@ class Runs:
     def _retire(self, run: Run, now: Now) -> None:
         """The agent has ended: its place is free, and the session's next message begins."""
         self._forget(run)
-        self._timers.clear(Reason.RUN, run.id)
-        self._timers.clear(Reason.GIVE_UP, run.id)
+        self._timers.clear(Reason.RUN if run.state is State.RUNNING else Reason.GIVE_UP, run.id)
         if run.session.running.pop(run.id, None) is not None:
             self._start_next(run.session, now)
 

@@ -164,17 +164,19 @@ class Session:
     def hear(self, payload: bytes, now: Now) -> None:
         """Append an event, whose `seq` is the log's next, and send it to every reader that is up to date and ready."""
         log = self.log
-        held = log.held
-        log.append(payload)
+        grown = log.append(payload)
         message = Encoded(payload)
+        head, total = log.head, log.total
+        latest, farthest = head - 1, total - len(payload) - self._top
         late: list[Reader] = []
         for cursor in self.cursors.values():
-            if cursor.seq == log.head - 1 and cursor.reader.ready:
-                cursor.reader.say(message)
-                cursor.seq, cursor.total = log.head, log.total
-            elif log.total - len(payload) - cursor.total > self._top:
-                late.append(cursor.reader)
-        self._table.grown(self, log.held - held)
+            reader = cursor.reader
+            if cursor.seq == latest and reader.ready:
+                reader.say(message)
+                cursor.seq, cursor.total = head, total
+            elif cursor.total < farthest:
+                late.append(reader)
+        self._table.grown(self, grown)
         for reader in late:
             reader.fall_behind(now)
 
@@ -263,7 +265,8 @@ class Sessions:
 
     def find(self, owner: str, session_id: str) -> Session | None:
         """The session of this owner and id."""
-        return self._by_owner.get(owner, {}).get(session_id)
+        own = self._by_owner.get(owner)
+        return None if own is None else own.get(session_id)
 
     def by_number(self, number: int) -> Session:
         """The session of a timer."""

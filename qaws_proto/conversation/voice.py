@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from ..clock import Now
+from pydantic_core import to_json
+
+from ..clock import Now, rounded
 from ..effects import Scalar
-from ..events import AgentChunk, AgentResponse, AgentStepEvent, ErrorEvent, SessionEvent, SystemEvent, dump
+from ..events import ErrorEvent, dump
 from ..faults import Fault
 from .journal import Entry, Journal
 from .run import Run
@@ -34,7 +37,7 @@ class Voice:
             data: dict[str, Scalar] = {
                 "run_id": run.id, "position": run.position, "duplicate": False, "content": message.content,
             }  # fmt: skip
-            payload = dump(_system("message_accepted", run, data))
+            payload = _system("message_accepted", run, data)
         if self._journal is not None:
             run.session.accepting[run.id] = run
             self._journal.add(Entry(run.session, run, payload, accepts=True))
@@ -57,39 +60,30 @@ class Voice:
 
     def chunk(self, run: Run, content: str, now: Now) -> None:
         """More of its answer."""
-        session = run.session
-        event = AgentChunk(
-            content=content, offset=run.sent,
-            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-        )  # fmt: skip
+        payload = _said("agent_chunk", run, {"content": content, "offset": run.sent})
         run.sent += len(content)
-        self._say(event, session, now, run)
+        self._say(payload, run.session, now, run)
 
     def step(self, run: Run, kind: StepKind, name: str | None, content: str | None, now: Now) -> None:
         """What its agent does."""
-        session = run.session
-        event = AgentStepEvent(
-            kind=kind, name=name, content=content,
-            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-        )  # fmt: skip
-        self._say(event, session, now, run)
+        told = {"kind": kind, "name": name, "content": content}
+        payload = _said("agent_step", run, {key: value for key, value in told.items() if value is not None})
+        self._say(payload, run.session, now, run)
 
     def respond(
         self, run: Run, content: str, status: Literal["completed", "cancelled"], seconds: float, now: Now
     ) -> None:
         """The end of a run that was answered or cancelled."""
-        session = run.session
-        event = AgentResponse(
-            content=content, status=status, user_id=run.user_id, processing_time=round(seconds, 6),
-            reasoning_steps=run.reasoning, tools_used=list(run.tools),
-            session_id=session.id, seq=session.next_seq, run_id=run.id, correlation_id=run.correlation_id,
-        )  # fmt: skip
-        self._say(event, session, now, run, ends=run.id)
+        told = {
+            "content": content, "user_id": run.user_id, "processing_time": rounded(seconds),
+            "reasoning_steps": run.reasoning, "tools_used": list(run.tools), "status": status,
+        }  # fmt: skip
+        self._say(_said("agent_response", run, told), run.session, now, run, ends=run.id)
 
     def fail(self, run: Run, fault: Fault, details: dict[str, Scalar], now: Now) -> None:
         """The end of a run that failed."""
-        event = _error(run.session, run.id, run.correlation_id, fault, details)
-        self._say(event, run.session, now, run, ends=run.id)
+        payload = _error(run.session, run.id, run.correlation_id, fault, details)
+        self._say(payload, run.session, now, run, ends=run.id)
 
     def interrupt(self, session: Session, run_id: str, correlation_id: str | None, now: Now) -> None:
         """The end of a run that a restart has cut."""
@@ -97,19 +91,18 @@ class Voice:
         self._say(_error(session, run_id, correlation_id, Fault.INTERRUPTED, None), session, now, ends=run_id)
 
     def _say(
-        self, event: SessionEvent | SystemEvent | ErrorEvent, session: Session, now: Now, run: Run | None = None,
-        *, ends: str | None = None,
-    ) -> None:  # fmt: skip
+        self, payload: bytes, session: Session, now: Now, run: Run | None = None, *, ends: str | None = None
+    ) -> None:
         shown = 0 if run is None else run.sent
         if ends is not None:
             session.ended_run(ends)
         if self._journal is not None:
-            self._journal.add(Entry(session, run, dump(event), shown, ends=ends))
+            self._journal.add(Entry(session, run, payload, shown, ends=ends))
             return
         assert run is not None, "only a store knows of runs that a restart has cut"
         if ends is not None:
             session.open.pop(ends, None)
-        session.hear(dump(event), now)
+        session.hear(payload, now)
         run.shown = shown
 
     def heard(self, entry: Entry, now: Now) -> None:
@@ -127,19 +120,40 @@ class Voice:
             session.hear(entry.payload, now)
 
 
-def _system(name: str, run: Run, data: dict[str, Scalar]) -> SystemEvent:
+# What every message takes is made of its fields: validating our own words as a Pydantic model takes two microseconds
+# more. tests/conversation/test_voice.py holds it against the models of `events`.
+
+
+def _said(kind: str, run: Run, told: Mapping[str, object]) -> bytes:
+    """An event of the session's log that belongs to a run."""
     session = run.session
-    return SystemEvent(
-        event_name=name, data=data, session_id=session.id, seq=session.next_seq, correlation_id=run.correlation_id
-    )
+    event: dict[str, object] = {
+        "type": kind, "session_id": session.id, "seq": session.next_seq, "run_id": run.id
+    }  # fmt: skip
+    if run.correlation_id is not None:
+        event["correlation_id"] = run.correlation_id
+    event.update(told)
+    return to_json(event)
+
+
+def _system(name: str, run: Run, data: Mapping[str, Scalar]) -> bytes:
+    session = run.session
+    event: dict[str, object] = {
+        "type": "system_event", "event_name": name, "data": data, "session_id": session.id, "seq": session.next_seq
+    }  # fmt: skip
+    if run.correlation_id is not None:
+        event["correlation_id"] = run.correlation_id
+    return to_json(event)
 
 
 def _error(
     session: Session, run_id: str, correlation_id: str | None, fault: Fault, details: dict[str, Scalar] | None
-) -> ErrorEvent:
+) -> bytes:
     row = fault.value
     assert row.code is not None
-    return ErrorEvent(
-        error_code=row.code, error_message=row.text, details=details,
-        session_id=session.id, seq=session.next_seq, run_id=run_id, correlation_id=correlation_id,
+    return dump(
+        ErrorEvent(
+            error_code=row.code, error_message=row.text, details=details,
+            session_id=session.id, seq=session.next_seq, run_id=run_id, correlation_id=correlation_id,
+        )
     )  # fmt: skip

@@ -338,6 +338,11 @@ def _chat(**fields: Any) -> ChatMessage:
     return ChatMessage.model_validate({"type": "chat_message", "content": "hello", **fields})
 
 
+def admit(gate: Gate, passage: Passage) -> Refusal | None:
+    """Ask the gate as a connection does."""
+    return gate.admit_event(passage, gate.account(passage.principal, passage.address_key))
+
+
 def _passage(event: Any, *, principal: Principal = USER, address: str = "192.0.2.1", mono: float = 1000.0) -> Passage:
     return Passage(event, principal, address, Now(mono, NOW.unix))
 
@@ -346,41 +351,41 @@ def _passage(event: Any, *, principal: Principal = USER, address: str = "192.0.2
 @pytest.mark.row("R4")
 def test_messages_are_counted_by_user_on_all_connections_together() -> None:
     gate, _ = _gate(_config_with(rate_limiting={"requests_per_minute": 2}))
-    assert gate.admit_event(_passage(_chat())) is None
-    assert gate.admit_event(_passage(_chat(), address="192.0.2.2", mono=1000.5)) is None
-    assert gate.admit_event(_passage(_chat(), address="192.0.2.3", mono=1001)) == Refusal(Fault.RATE_LIMIT, 59.0)
+    assert admit(gate, _passage(_chat())) is None
+    assert admit(gate, _passage(_chat(), address="192.0.2.2", mono=1000.5)) is None
+    assert admit(gate, _passage(_chat(), address="192.0.2.3", mono=1001)) == Refusal(Fault.RATE_LIMIT, 59.0)
     for _ in range(100):
-        assert gate.admit_event(_passage(Ping(type="ping"), mono=1001)) is None
+        assert admit(gate, _passage(Ping(type="ping"), mono=1001)) is None
     other = USER._replace(user_id="user-2")
-    assert gate.admit_event(_passage(_chat(), principal=other, mono=1001)) is None
-    assert gate.admit_event(_passage(_chat(), mono=1060.0)) is None
+    assert admit(gate, _passage(_chat(), principal=other, mono=1001)) is None
+    assert admit(gate, _passage(_chat(), mono=1060.0)) is None
 
 
 @pytest.mark.row("R4")
 def test_a_token_without_an_end_is_counted_by_its_user_too() -> None:
     gate, _ = _gate(_config_with(rate_limiting={"requests_per_minute": 1}))
     endless = USER._replace(expires_at=None)
-    assert gate.admit_event(_passage(_chat(), principal=endless)) is None
-    assert gate.admit_event(_passage(_chat(), principal=endless, address="192.0.2.2")) is not None
+    assert admit(gate, _passage(_chat(), principal=endless)) is None
+    assert admit(gate, _passage(_chat(), principal=endless, address="192.0.2.2")) is not None
 
 
 @pytest.mark.row("R4")
 def test_without_authentication_messages_are_counted_by_address() -> None:
     open_to_all = {"authentication": {"enabled": False}, "rate_limiting": {"requests_per_minute": 1}}
     gate, _ = _gate(_config_with(**open_to_all))
-    assert gate.admit_event(_passage(_chat(user_id="a"), principal=ANONYMOUS)) is None
-    assert gate.admit_event(_passage(_chat(user_id="b"), principal=ANONYMOUS)) == Refusal(Fault.RATE_LIMIT, 60.0)
-    assert gate.admit_event(_passage(_chat(user_id="b"), principal=ANONYMOUS, address="192.0.2.2")) is None
+    assert admit(gate, _passage(_chat(user_id="a"), principal=ANONYMOUS)) is None
+    assert admit(gate, _passage(_chat(user_id="b"), principal=ANONYMOUS)) == Refusal(Fault.RATE_LIMIT, 60.0)
+    assert admit(gate, _passage(_chat(user_id="b"), principal=ANONYMOUS, address="192.0.2.2")) is None
 
 
 def test_without_a_limit_nothing_is_counted() -> None:
     gate, _ = _gate(_config_with(rate_limiting={"enabled": False}))
-    assert all(gate.admit_event(_passage(_chat())) is None for _ in range(1000))
+    assert all(admit(gate, _passage(_chat())) is None for _ in range(1000))
 
 
 @pytest.mark.parametrize(("user_id", "passes"), [(None, True), ("user-1", True), ("user-2", False), ("User-1", False)])
 def test_a_message_is_of_the_tokens_user(user_id: str | None, passes: bool) -> None:
-    refused = _gate()[0].admit_event(_passage(_chat(user_id=user_id)))
+    refused = admit(_gate()[0], _passage(_chat(user_id=user_id)))
     assert (refused and refused.fault) is (None if passes else Fault.FORBIDDEN)
 
 
@@ -388,7 +393,7 @@ def test_a_message_is_of_the_tokens_user(user_id: str | None, passes: bool) -> N
 def test_the_rate_is_asked_before_what_a_message_says_and_charged_behind_it() -> None:
     gate, _ = _gate(_config_with(rate_limiting={"requests_per_minute": 1}))
     forbidden = _chat(user_id="user-2")
-    refusals = [gate.admit_event(_passage(event)) for event in (forbidden, forbidden, _chat(), forbidden, _chat())]
+    refusals = [admit(gate, _passage(event)) for event in (forbidden, forbidden, _chat(), forbidden, _chat())]
     assert [refused and refused.fault for refused in refusals] == [
         Fault.FORBIDDEN, Fault.FORBIDDEN, None, Fault.RATE_LIMIT, Fault.RATE_LIMIT,
     ]  # fmt: skip
@@ -410,10 +415,10 @@ def test_own_checks_are_asked_after_the_built_in_ones() -> None:
 
     gate = Gate(CONFIG, upgrade_checks=[upgrade_check], event_checks=[event_check])
     assert gate.admit_upgrade(_applicant(("authorization", "Bearer x"))) == Refusal(Fault.BAD_TOKEN)
-    assert gate.admit_event(_passage(_chat(user_id="user-2"))) is not None
+    assert admit(gate, _passage(_chat(user_id="user-2"))) is not None
     assert asked == []
     assert gate.admit_upgrade(_applicant(BEARER)) == Refusal(Fault.ADDRESS_REFUSED)
-    assert gate.admit_event(_passage(_chat())) == Refusal(Fault.BUSY, 1.5, "come back")
+    assert admit(gate, _passage(_chat())) == Refusal(Fault.BUSY, 1.5, "come back")
     assert asked == [gate.verify(TOKEN, NOW), _chat()]
 
 
@@ -427,7 +432,7 @@ def test_an_own_check_that_raises_lets_nothing_pass() -> None:
     gate = Gate(CONFIG, upgrade_checks=[broken], event_checks=[broken])
     refusal = Refusal(Fault.INTERNAL, cause=mistake)
     assert gate.admit_upgrade(_applicant()) == refusal
-    assert gate.admit_event(_passage(_chat())) == refusal
+    assert admit(gate, _passage(_chat())) == refusal
     assert details_of(refusal) is None
 
 
@@ -438,7 +443,7 @@ def test_an_own_check_whose_text_cannot_be_said_lets_nothing_pass(text: Any) -> 
         return Refusal(Fault.INTERNAL, text=text)
 
     gate = Gate(CONFIG, upgrade_checks=[refuse], event_checks=[refuse])
-    for refused in (gate.admit_upgrade(_applicant()), gate.admit_event(_passage(_chat()))):
+    for refused in (gate.admit_upgrade(_applicant()), admit(gate, _passage(_chat()))):
         assert refused is not None
         assert (refused.fault, refused.text) == (Fault.INTERNAL, None)
         assert isinstance(refused.cause, AttributeError | UnicodeEncodeError)
@@ -447,7 +452,7 @@ def test_an_own_check_whose_text_cannot_be_said_lets_nothing_pass(text: Any) -> 
 def test_own_checks_that_pass_let_pass() -> None:
     gate = Gate(CONFIG, upgrade_checks=[lambda gate, applicant: None], event_checks=[lambda gate, passage: None])
     assert gate.admit_upgrade(_applicant()) is None
-    assert gate.admit_event(_passage(_chat())) is None
+    assert admit(gate, _passage(_chat())) is None
 
 
 # ── what is said of a refusal ────────────────────────────────────────────────────────────────────────────────────────

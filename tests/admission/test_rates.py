@@ -32,7 +32,8 @@ class Node(NamedTuple):
 
     def chat(self, user_id: str, address_key: str, mono: float) -> Refusal | None:
         principal = ANONYMOUS._replace(user_id=user_id)
-        return self.gate.admit_event(Passage(HELLO, principal, address_key, Now(mono, 0.0)))
+        passage = Passage(HELLO, principal, address_key, Now(mono, 0.0))
+        return self.gate.admit_event(passage, self.gate.account(principal, address_key))
 
     def connect(self, peer: str, mono: float, *headers: tuple[str, str]) -> Refusal | None:
         request = Request("GET", "/", (("host", "localhost"), *headers))
@@ -168,10 +169,10 @@ def test_without_authentication_both_limits_are_the_addresss() -> None:
 def test_what_is_not_counted_is_not_limited_either() -> None:
     node = _node({"node_requests_per_minute": 1})
     ping = Passage(Ping(type="ping"), ANONYMOUS, "192.0.2.1", Now(0.0, 0.0))
-    assert [node.gate.admit_event(ping) for _ in range(10)] == [None] * 10
+    assert [node.gate.admit_event(ping, "192.0.2.1") for _ in range(10)] == [None] * 10
     assert node.chat("a", "192.0.2.1", 0.0) is None
     assert node.chat("b", "192.0.2.2", 0.0) == Refusal(Fault.NODE_RATE, 60.0)
-    assert node.gate.admit_event(ping) is None
+    assert node.gate.admit_event(ping, "192.0.2.1") is None
 
 
 def test_limits_are_read_anew_for_every_message() -> None:

@@ -178,7 +178,7 @@ def _of_node(machine: Machine, seat_of: dict[int, str]) -> Iterable[object]:
             journal.failing,
             [list(map(_of_entry, one)) for one in (journal._waiting, journal._saving)],
         )
-    for (reason, owner), (at, _) in sorted(gateway._timers._due.items(), key=lambda item: item[1]):
+    for (reason, owner), (at, *_) in sorted(gateway._timers._due.items(), key=lambda item: item[1]):
         if reason in NEVER:
             continue
         if isinstance(owner, int):
