@@ -19,7 +19,7 @@ from qaws_proto.effects import Effect, SendBytes
 from qaws_proto.wire.frames import Frames, TextReceived
 
 TINY = Options(connections=2, in_flight=(1,), seconds=0.05, rounds=1)
-IDLE_BYTES = 5_200  # that the core holds for a connection that is logged in and silent
+IDLE_BYTES = 3_400  # that the core holds for a connection that is logged in and silent
 COUNTS = {"chat": 1_000_000, "resume": 2_000_000}
 WHAT = {"CPython": "3.11", "for": "x86_64"}
 
