@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench soak autobahn coverage mutate wheel requirements clean \
+.PHONY: demo test test-all test-others run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
 	run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
@@ -38,8 +38,12 @@ lint: $(READY)  ## style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)  ## every benchmark; see benchmarks/
-	@$(BIN)/python -m benchmarks all
+bench: $(READY)  ## every benchmark, about twenty minutes; ARGS="--rounds 5 --plots FOLDER" and the like
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(VENV)/node/.ready || true; fi
+	@$(BIN)/python -m benchmarks all $(ARGS)
+
+instructions: $(READY)  ## count what the core takes (valgrind) against benchmarks/instructions.json; ARGS=--write renews it
+	@$(BIN)/python -m benchmarks instructions $(ARGS)
 
 soak: $(READY)  ## ten minutes of constant load, honest and abusive; fails where memory or descriptors grow; ARGS="--minutes 60"
 	@$(BIN)/python -m benchmarks soak $(ARGS)
@@ -74,6 +78,12 @@ $(READY): pyproject.toml .ci/requirements.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# For Node.js: the library of a peer in the benchmarks and of a foreign client in the tests, and what that peer needs.
+$(VENV)/node/.ready: Makefile
+	@npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix $(@D) \
+		ws@8.23.0 ajv@8.20.0 jose@6.2.18
 	@touch $@
 
 # Environments for other Pythons and other versions. uv makes them in seconds, and needs nothing from that Python.

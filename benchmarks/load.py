@@ -1,7 +1,8 @@
 """The load generator: plain protocols on uvloop, frames built beforehand, replies counted by their headers.
 
 It never parses what it counts, so that the servers are measured and not this. How much it can do is measured in each
-round against a server that does nothing (peers/constant.py), and its own use of a core is in every result.
+round against a server that does nothing (peers/constant.py), and its own use of a core is in every result. Here is what
+all generators share, and the one that keeps messages unanswered; others are in pacing.py, arriving.py and hearing.py.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ import json
 import os
 import time
 from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from .processes import Child, listen_to_parent, run_fast, tell_parent
+from .processes import Child, listen_to_parent, raise_limits, run_fast, take_cores, tell_parent
 
 MASK = b"\x37\xfa\x21\x3d"
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # first bytes of whole frames (RFC 6455 section 5.2)
 CONTENT = "¿Cuál es la capital de España, y cuántas personas viven en ella?"
 MESSAGE = json.dumps({"type": "chat_message", "content": CONTENT}, ensure_ascii=False)
-WARM_UP = 1.0  # seconds at most before counting begins
+WARM_UP = 0.5  # seconds at most before counting begins
 PATIENCE = 15.0  # seconds for connecting, and for the last replies
+AT_ONCE = 64  # connections that are made at the same time
 ERROR_MARK = b'"type":"error"'
+SOCKETIO = "socketio"  # the dialect that is not plain JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +40,40 @@ class Plan:
     seconds: float
     server_pid: int
     message: str = MESSAGE
+    frames: int = 1  # of an answer
+    dialect: str = "websocket"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What was counted. Processor seconds are those of the time counted; None where this system does not tell."""
 
-    replies: int
+    count: float
     seconds: float
     generator_cpu: float
     server_cpu: float | None
-    reply: dict[str, Any]  # one of them, whole
+    reply: dict[str, Any] = field(default_factory=dict)  # one of them, whole
+
+    @property
+    def replies(self) -> float:
+        """How many there were, where replies are counted."""
+        return self.count
 
     @property
     def rate(self) -> float:
-        """Replies per second."""
-        return self.replies / self.seconds
+        """How many there were a second."""
+        return self.count / self.seconds
 
 
 def drive(plan: Plan) -> Result:
     """Carry out a plan in a process of its own. Raises ChildError where the server refuses, errs or stays silent."""
-    with Child("load generator", "benchmarks.load", asdict(plan)) as child:
-        return Result(**child.hear())
+    return Result(**ask("benchmarks.load", plan))
+
+
+def ask(module: str, plan: Any) -> Any:
+    """What a load generator makes of a plan. Raises ChildError where it fails."""
+    with Child("load generator", module, asdict(plan)) as child:
+        return child.hear()
 
 
 def masked_frame(payload: bytes, kind: int = TEXT) -> bytes:
@@ -70,10 +85,18 @@ def masked_frame(payload: bytes, kind: int = TEXT) -> bytes:
     return head + MASK + masked
 
 
-def upgrade_request(port: int, token: str) -> bytes:
+def message_frame(message: str, dialect: str = "websocket") -> bytes:
+    """The frame of an event that a client sends."""
+    if dialect == SOCKETIO:
+        message = f'42["{json.loads(message)["type"]}",{message}]'
+    return masked_frame(message.encode())
+
+
+def upgrade_request(port: int, token: str, dialect: str = "websocket") -> bytes:
     """The first bytes of a client that brings its token along."""
+    path = "/socket.io/?EIO=4&transport=websocket" if dialect == SOCKETIO else "/"
     return (
-        f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n"
         f"Authorization: Bearer {token}\r\n\r\n"
     ).encode()
@@ -87,11 +110,12 @@ class LoadError(Exception):
 
 
 class Greeting(asyncio.Protocol):
-    """A client until the server has greeted it; then its connection goes to a Counting."""
+    """A client until the server has greeted it; then its connection goes to another protocol."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._held = b""
+        self._opened = False
         self.greeted: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -100,47 +124,52 @@ class Greeting(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._held += data
-        _, _, frames = self._held.partition(b"\r\n\r\n")
-        if b"connection_established" in frames and frames.endswith(b"}"):
+        if not self._opened:
+            head, end, rest = self._held.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 101"):
+                self._refused(head)
+                return
+            self._opened, self._held = True, rest
+        while (end_of_frame := frame_end(self._held)) is not None:
+            frame, self._held = self._held[:end_of_frame], self._held[end_of_frame:]
+            self._take(frame)
+
+    def _take(self, frame: bytes) -> None:
+        payload = frame[2 if frame[1] < 126 else 4 :]
+        if b"connection_established" in payload:
             self._transport.pause_reading()  # nothing comes unasked
             self.greeted.set_result(self._transport)
-        elif frames[:1] == bytes((CLOSE,)):
-            self._refused()
+        elif payload.startswith(b"0{"):  # socket.io's own greeting
+            self._transport.write(masked_frame(b"40"))
+        elif not payload.startswith(b"40"):
+            self._refused(frame)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._refused()
+        self._refused(self._held)
 
-    def _refused(self) -> None:
+    def _refused(self, said: bytes) -> None:
         if not self.greeted.done():
-            self.greeted.set_exception(LoadError(f"the server did not let a client in: it said {self._held[:200]!r}"))
+            self.greeted.set_exception(LoadError(f"the server did not let a client in: it said {said[:200]!r}"))
 
 
-class Counting(asyncio.Protocol):
-    """A client that answers each reply with the next message."""
+class Client(asyncio.Protocol):
+    """A client that was greeted. Counts what it hears, frame by frame, and takes nothing but texts and pings."""
 
-    def __init__(
-        self, transport: asyncio.Transport, frame: bytes, in_flight: int, failed: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, failed: asyncio.Future[None]) -> None:
         self._transport = transport
-        self._frames = [frame * count for count in range(in_flight + 1)]
         self._failed = failed
         self._rest = b""
-        self._sending = True
+        self._last = (b"", 0)  # what came last, and where its last frame begins
+        self.heard = 0  # frames
+        self.due = 0  # frames that are asked for
         self.lost = asyncio.Event()
-        self.last = b""  # what came last; begins with a frame
-        self.sent = 0
-        self.replies = 0
         transport.set_protocol(self)
         transport.resume_reading()
 
-    def start(self) -> None:
-        """Send the first messages."""
-        self.sent = len(self._frames) - 1
-        self._transport.write(self._frames[-1])
-
-    def stop(self) -> None:
-        """Send no more."""
-        self._sending = False
+    def take(self, frames: int) -> None:
+        """So many more were heard."""
 
     def close(self) -> None:
         """Say goodbye."""
@@ -150,7 +179,10 @@ class Counting(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._rest:
             data = self._rest + data
-        at, end, replies = 0, len(data), 0
+        if ERROR_MARK in data:  # before its frames: the last of them may be a close
+            self.fail(data[data.index(ERROR_MARK) - 1 :].decode("utf-8", "replace"))
+            return
+        at, last, end, frames = 0, 0, len(data), 0
         while end - at >= 4:
             length, head = data[at + 1], 2
             if length > 125:
@@ -159,92 +191,147 @@ class Counting(asyncio.Protocol):
             if following > end:
                 break
             if data[at] == TEXT:
-                replies += 1
+                frames += 1
+                last = at
             elif data[at] == PING:
                 self._transport.write(masked_frame(data[at + head : following], PONG))
             else:
-                self._fail(f"a frame that begins with {data[at : at + 16]!r}")
+                self.fail(f"a frame that begins with {data[at : at + 16]!r}")
                 return
             at = following
         self._rest = data[at:]
-        if ERROR_MARK in data:
-            self._fail(data.decode("utf-8", "replace"))
-        if replies:
-            self.last = data
-            self.replies += replies
-            if self._sending:
-                if replies >= len(self._frames):
-                    self._fail(f"{replies} replies to at most {len(self._frames) - 1} messages")
-                    return
-                self.sent += replies
-                self._transport.write(self._frames[replies])
+        if frames:
+            self._last = (data, last)
+            self.heard += frames
+            if self.heard > self.due:
+                self.fail(f"{self.heard} frames where {self.due} are due")
+            else:
+                self.take(frames)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.replies < self.sent:
-            self._fail("the end of the connection")
+        if self.heard < self.due:
+            self.fail("the end of the connection")
         self.lost.set()
 
-    def _fail(self, what: str) -> None:
-        self._sending = False
+    def fail(self, what: str) -> None:
+        """Something came that should not."""
         if not self._failed.done():
             self._failed.set_exception(LoadError(f"instead of a reply came {what[:500]}"))
+
+    def last_event(self) -> dict[str, Any]:
+        """What was heard last, whole."""
+        data, at = self._last
+        frame = data[at : frame_end(data, at)]
+        message: dict[str, Any] = json.loads(frame[frame.index(b"{") : frame.rindex(b"}") + 1])
+        return message
+
+
+class Counting(Client):
+    """A client that answers each reply with the next message."""
+
+    def __init__(self, transport: asyncio.Transport, plan: Plan, failed: asyncio.Future[None]) -> None:
+        super().__init__(transport, failed)
+        frame = message_frame(plan.message, plan.dialect)
+        self._messages = [frame * count for count in range(plan.in_flight + 1)]
+        self._frames = plan.frames
+        self._sending = True
+        self._answered = 0
+
+    def start(self) -> None:
+        """Send the first messages."""
+        self._ask(len(self._messages) - 1)
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._sending = False
+
+    def take(self, frames: int) -> None:
+        if self._frames > 1:
+            frames = self.heard // self._frames - self._answered
+            self._answered += frames
+        if frames and self._sending:
+            self._ask(frames)
+
+    def _ask(self, messages: int) -> None:
+        self.due += messages * self._frames
+        self._transport.write(self._messages[messages])
 
 
 async def generate(plan: Plan) -> Result:
     """Carry out a plan. Raises LoadError."""
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    frame = masked_frame(plan.message.encode())
-    clients = [Counting(await _connect(plan.port, token), frame, plan.in_flight, failed) for token in plan.tokens]
+    clients = [Counting(one, plan, failed) for one in await connect(plan.port, plan.tokens, plan.dialect)]
     for client in clients:
         client.start()
-    await _sleep(min(WARM_UP, plan.seconds), failed)
-    before = _Gauge.read(clients, plan.server_pid)
-    await _sleep(plan.seconds, failed)
-    counted = _Gauge.read(clients, plan.server_pid).since(before)
+    await sleep(min(WARM_UP, plan.seconds), failed)
+    before = Gauge.read(clients, plan.server_pid)
+    await sleep(plan.seconds, failed)
+    counted = Gauge.read(clients, plan.server_pid).since(before)
     for client in clients:
         client.stop()
+    await finish(clients, failed)
+    return Result(counted.frames / plan.frames, *counted[1:], reply=clients[0].last_event())
+
+
+async def connect(port: int, tokens: Sequence[str], dialect: str) -> list[asyncio.Transport]:
+    """A connection with each token, let in and greeted. Raises LoadError."""
+    transports: list[asyncio.Transport] = []
     async with asyncio.timeout(PATIENCE):
-        while any(client.replies < client.sent for client in clients):
-            await _sleep(0.01, failed)
-        if any(client.replies > client.sent for client in clients):
-            raise LoadError("more came than replies")
-        for client in clients:
-            client.close()
-            await client.lost.wait()
-    return Result(**asdict(counted), reply=_first_message(clients[0].last))
+        for at in range(0, len(tokens), AT_ONCE):
+            together = (arrive(port, token, dialect) for token in tokens[at : at + AT_ONCE])
+            transports += await asyncio.gather(*together)
+    return transports
 
 
-async def _connect(port: int, token: str) -> asyncio.Transport:
+async def arrive(port: int, token: str, dialect: str) -> asyncio.Transport:
+    """One connection. Raises LoadError where the server does not let it in, OSError where there is no server."""
+    request = upgrade_request(port, token, dialect)
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(PATIENCE):
-        _, greeting = await loop.create_connection(lambda: Greeting(upgrade_request(port, token)), "127.0.0.1", port)
-        return await greeting.greeted
+    _, greeting = await loop.create_connection(lambda: Greeting(request), "127.0.0.1", port)
+    return await greeting.greeted
 
 
-async def _sleep(seconds: float, failed: asyncio.Future[None]) -> None:
+async def sleep(seconds: float, failed: asyncio.Future[None]) -> None:
     """Let the clients work; raise what one of them met."""
     await asyncio.wait([failed], timeout=seconds)
     if failed.done():
         failed.result()
 
 
-@dataclass(frozen=True, slots=True)
-class _Gauge:
+async def finish(clients: Sequence[Client], failed: asyncio.Future[None]) -> None:
+    """Hear what is still due, and leave. Raises LoadError."""
+    async with asyncio.timeout(PATIENCE):
+        while any(client.heard < client.due for client in clients):
+            await sleep(0.01, failed)
+        for client in clients:
+            client.close()
+            await client.lost.wait()
+    await sleep(0, failed)
+
+
+class Gauge(NamedTuple):
     """What is read at the beginning and at the end of the counting."""
 
-    replies: int
+    frames: int
     seconds: float
     generator_cpu: float
     server_cpu: float | None
 
     @classmethod
-    def read(cls, clients: Sequence[Counting], server_pid: int) -> _Gauge:
-        replies = sum(client.replies for client in clients)
-        return cls(replies, time.perf_counter(), time.process_time(), processor_seconds(server_pid))
+    def read(cls, clients: Sequence[Client], server_pid: int) -> Gauge:
+        """As it is now."""
+        frames = sum(client.heard for client in clients)
+        return cls.of(frames, server_pid)
 
-    def since(self, before: _Gauge) -> _Gauge:
-        return _Gauge(
-            self.replies - before.replies,
+    @classmethod
+    def of(cls, frames: int, server_pid: int) -> Gauge:
+        """As it is now, where so much was counted."""
+        return cls(frames, time.perf_counter(), time.process_time(), processor_seconds(server_pid))
+
+    def since(self, before: Gauge) -> Gauge:
+        """What came between."""
+        return Gauge(
+            self.frames - before.frames,
             self.seconds - before.seconds,
             self.generator_cpu - before.generator_cpu,
             None if self.server_cpu is None or before.server_cpu is None else self.server_cpu - before.server_cpu,
@@ -260,19 +347,24 @@ def processor_seconds(pid: int) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _first_message(data: bytes) -> dict[str, Any]:
-    length, head = data[1], 2
+def frame_end(data: bytes, at: int = 0) -> int | None:
+    """Where the frame that begins there ends; None where more of it is to come. A server's frames are not masked."""
+    if len(data) - at < 4:
+        return None
+    length, head = data[at + 1], 2
     if length > 125:
-        length, head = int.from_bytes(data[2:4]), 4
-    message: dict[str, Any] = json.loads(data[head : head + length])
-    return message
+        length, head = int.from_bytes(data[at + 2 : at + 4]), 4
+    end = at + head + length
+    return end if end <= len(data) else None
 
 
-def main() -> None:
-    """Do what the parent says, and say what came of it."""
-    plan = Plan(**listen_to_parent())
+def obey(generate: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
+    """In a generator's process: do what the parent says, and say what came of it."""
+    told = listen_to_parent()
+    take_cores(server=False)
+    raise_limits()
     try:
-        tell_parent(asdict(run_fast(generate(plan))))
+        tell_parent(asdict(run_fast(generate(told))))
     except TimeoutError:
         tell_parent({"failed": f"the server was silent for {PATIENCE:.0f} s"})
     except (LoadError, OSError) as error:
@@ -280,4 +372,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    obey(lambda told: generate(Plan(**told)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -21,9 +22,15 @@ class Options:
     seconds: float
     rounds: int
     minutes: float = 10.0
+    readers: int = 1000
+    crowd: int = 5000
+    peers: tuple[str, ...] = ()  # names; none: all
+    plots: Path | None = None  # a folder
+    page: Path | None = None  # a file with a place for figures
+    write: bool = False  # the baseline
 
 
-def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]:
+def parse(arguments: Sequence[str], names: Sequence[str], peers: Sequence[str] = ()) -> tuple[str, Options]:
     """What is asked for, one of `names`, and its size. Raises OptionsError."""
     parser = _Parser(prog="python -m benchmarks", description="Measure the gateway and its peers.")
     parser.add_argument("name", metavar="|".join(names), help="what to measure")
@@ -32,13 +39,22 @@ def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, Options]
         "--in-flight", type=_count, nargs="+", default=[1, 16], metavar="N",
         help="messages that a connection has unanswered; several give a table each",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="length of one measurement")
-    parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="measurements of each server")
+    parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="length of one measurement")
+    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="measurements of each server")
     parser.add_argument("--minutes", type=_seconds, default=10.0, metavar="M", help="length of a soak")
+    parser.add_argument("--readers", type=_count, default=1000, metavar="N", help="connections that hear one session")
+    parser.add_argument("--crowd", type=_count, default=5000, metavar="N", help="clients that come at once")
+    parser.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="servers to measure; all by default")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVG files there")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write what is printed where this page has figures")
+    parser.add_argument("--write", action="store_true", help="make the instructions counted the baseline")
     found = parser.parse_args(arguments)
     if found.name not in names:
         raise OptionsError(f"there is no benchmark {found.name!r}; there are {', '.join(names)}")
-    return found.name, Options(found.connections, tuple(found.in_flight), found.seconds, found.rounds, found.minutes)
+    if unknown := [peer for peer in found.peers if peer not in peers]:
+        raise OptionsError(f"there is no server {unknown[0]!r}; there are {', '.join(peers)}")
+    found.in_flight, found.peers = tuple(found.in_flight), tuple(found.peers)
+    return found.name, Options(**{name: getattr(found, name) for name in Options.__slots__})
 
 
 class _Parser(argparse.ArgumentParser):

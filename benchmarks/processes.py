@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -24,21 +25,30 @@ class ChildError(RuntimeError):
 
 
 class Child:
-    """A process that runs `python -m module`. It ends when its standard input does, with this process at the latest."""
+    """A process that runs `python -m module`, or `node module` where that is a file for it.
+
+    It ends when its standard input does, with this process at the latest.
+    """
 
     def __init__(self, name: str, module: str, told: object) -> None:
         """`name` is for people. `told` is the first line that it reads."""
         self._name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            ["node", module] if module.endswith(".mjs") else [sys.executable, "-m", module],
             cwd=ROOT,
+            env={**os.environ, "QAWS_NODE_FROM": str(node_packages() / "package.json")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for us; the child hears of it by our end
+            preexec_fn=_first_core if module.endswith(".mjs") else None,
         )
+        self.tell(told)
+
+    def tell(self, said: object) -> None:
+        """Say one more line to it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.write(json.dumps(said) + "\n")
         self._process.stdin.flush()
 
     @property
@@ -75,6 +85,11 @@ class Child:
         process.stdout.close()
 
 
+def node_packages() -> Path:
+    """The folder that packages for Node.js are in."""
+    return Path(os.environ.get("QAWS_NODE_PACKAGES", ROOT / ".venv" / "node"))
+
+
 # ── on the other side ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,6 +103,23 @@ def listen_to_parent() -> Any:
 def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(0)
+
+
+def take_cores(*, server: bool) -> None:
+    """In a child: run on the first core, or on all the others, so that a server has one and a load generator has its
+    own (Linux, where there are several)."""
+    if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, cores[:1] if server else cores[1:])
+
+
+def _first_core() -> None:
+    take_cores(server=True)
+
+
+def raise_limits() -> None:
+    """In a child: let it have as many descriptors as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def tell_parent(said: object) -> None:

@@ -15,7 +15,7 @@ from .options import Options
 from .peers import QAWS, Peer
 from .peers.work import Terms
 from .processes import ChildError
-from .report import Spread, table
+from .report import Goal, Spread, table
 
 STORES = (
     replace(QAWS, name="memory"),
@@ -27,7 +27,7 @@ EVENTS = 2  # that are kept of a message without an id: that it was accepted, an
 HEADERS = ("store", "clients", "replies/s", "kept a second", "ms a reply")
 
 
-def run(options: Options) -> None:
+def run(options: Options) -> list[Goal]:
     """Measure, and print one table. A reply waits for two commits: of its message, and of the answer."""
     sizes = dict.fromkeys((1, options.connections))
     results: dict[tuple[Peer, int], list[Result]] = {(store, size): [] for size in sizes for store in STORES}
@@ -41,6 +41,7 @@ def run(options: Options) -> None:
     print(table(HEADERS, [row(store, size, found) for (store, size), found in results.items()]), end="\n\n", flush=True)
     print(f"Milliseconds from a message of one client to its `message_accepted`, {ASKED} messages, median and 99 %:\n")
     print(table(("store", "median", "99 %"), [latency(store) for store in STORES]), end="\n\n", flush=True)
+    return []
 
 
 def row(store: Peer, size: int, results: list[Result]) -> list[str]:

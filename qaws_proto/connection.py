@@ -46,6 +46,7 @@ from .wire.outflow import Outflow
 
 PROTOCOL_NAME = SUBPROTOCOL
 BAD_MESSAGE_WINDOW = 60.0  # seconds (M1)
+_NO_SESSIONS: frozenset[tuple[str, str]] = frozenset()  # one for all: most connections never await any
 
 
 class Phase(Enum):
@@ -113,7 +114,7 @@ class Connection:
         self.session_id = ""  # the connection's own session, opened with its first message
         self.epoch = ""
         self.sessions: dict[int, Session] = {}  # the sessions it reads, kept by the gateway
-        self.awaits: frozenset[tuple[str, str]] = frozenset()  # those it would read, were they there
+        self.awaits = _NO_SESSIONS  # those it would read, were they there
         self._node = node
         self._link = link
         self._out = Outflow(number, node.outbox)
@@ -129,7 +130,7 @@ class Connection:
         self._assembling = False  # a message has begun and its deadline is set
         self._paused = False  # its reading, since too much waits on one side or the other
         self._strikes = 0  # refusals for the rate, in a row
-        self._bad: list[float] = []  # when it sent what is no JSON
+        self._bad: tuple[float, ...] = ()  # when it sent what is no JSON
         self._discarded = 0  # bytes that came behind what ended it
         self._end: tuple[int, str] | None = None  # the close code, or HTTP status, and its word
         node.timers.set(Reason.HEAD, number, now.mono + node.config.limits.head_timeout)
@@ -612,7 +613,7 @@ class Connection:
         self._note_cause(refused.cause)
         self.reply(error_event(refused.fault, details=details, correlation_id=refused.correlation), now)
         if refused.fault is Fault.INVALID_JSON:
-            self._bad = [at for at in self._bad if at > now.mono - BAD_MESSAGE_WINDOW] + [now.mono]
+            self._bad = (*(at for at in self._bad if at > now.mono - BAD_MESSAGE_WINDOW), now.mono)
             if len(self._bad) >= self._node.config.limits.bad_messages_per_minute:
                 self.close(Fault.BAD_MESSAGE_FLOOD, now)
 

@@ -9,22 +9,38 @@ from typing import cast
 
 from qaws_proto.wire.frames import text_frame
 
-from .work import AgentResponse, Conversation, Ready, Terms, Window
+from . import BACKLOG
+from .work import PIECES, AgentChunk, AgentResponse, Conversation, Ready, Service, SystemEvent, Terms, Window, as_json
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-REPLY = text_frame(
-    AgentResponse(
-        content="You said: ¿Cuál es la capital de España, y cuántas personas viven en ella?",
-        session_id="0" * 32, user_id="user-000001", processing_time=0.000123, run_id="0" * 32, seq=1000,
-    ).model_dump_json(exclude_none=True).encode()
-)  # fmt: skip
-GREETING = text_frame(Conversation("user-000001", Window(0), 3599).greeting().encode())
+CLOSE = 0x88
+ID = "0" * 32
+
+
+def _reply(content: str) -> bytes:
+    response = AgentResponse(
+        content=content, session_id=ID, user_id="user-000001", processing_time=0.000123, run_id=ID, seq=1000
+    )  # fmt: skip
+    return text_frame(as_json(response))
+
+
+def _chunk(piece: str) -> bytes:
+    return text_frame(as_json(AgentChunk(content=piece, offset=100, session_id=ID, seq=1000, run_id=ID)))
+
+
+REPLY = _reply("You said: ¿Cuál es la capital de España, y cuántas personas viven en ella?")
+STREAM = b"".join(_chunk(piece) for piece in PIECES) + _reply("".join(PIECES))
+RESUMED = text_frame(as_json(SystemEvent(event_name="session_resumed", data={}, session_id=ID)))
+GREETING = text_frame(Conversation(Service(Terms("")), "user-000001", Window(0), 3599).greeting())
 
 
 class Constant(asyncio.Protocol):
     """Takes every client's frames for equally long, which those of the load generator are."""
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Terms, hall: set[asyncio.Transport]) -> None:
+        self._scene = terms.scene
+        self._reply = STREAM if terms.scene == "stream" else REPLY
+        self._hall = hall
         self._head = b""
         self._frame_size = 0
         self._held = 0
@@ -35,14 +51,32 @@ class Constant(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._frame_size:
             count, self._held = divmod(self._held + len(data), self._frame_size)
-            self._transport.write(REPLY * count)
+            if self._scene == "fanout":
+                for member in self._hall:
+                    member.write(REPLY * count)
+            else:
+                self._transport.write(self._reply * count)
         elif self._head.endswith(b"\r\n\r\n"):
-            self._frame_size = _frame_size(data)
-            self.data_received(data)
+            self._begin(data)
         else:
             self._head += data
             if self._head.endswith(b"\r\n\r\n"):
                 self._transport.write(_accept(self._head) + GREETING)
+
+    def _begin(self, data: bytes) -> None:
+        """The first frame: of a client that leaves, of one that enters a session, or of one that talks."""
+        self._frame_size = _frame_size(data)
+        if data[0] == CLOSE:
+            self._transport.write(bytes((CLOSE, 2)) + (1000).to_bytes(2))
+            self._transport.close()
+        elif self._scene == "fanout":
+            self._hall.add(self._transport)
+            self._transport.write(RESUMED)
+        else:
+            self.data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._hall.discard(self._transport)
 
 
 def _accept(head: bytes) -> bytes:
@@ -63,7 +97,8 @@ def _frame_size(frame: bytes) -> int:
 
 async def serve(terms: Terms, ready: Ready) -> None:
     """Serve until cancelled. Lets everybody in."""
-    server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", 0)
-    async with server:
+    hall: set[asyncio.Transport] = set()
+    listening = asyncio.get_running_loop().create_server(lambda: Constant(terms, hall), "127.0.0.1", 0, backlog=BACKLOG)
+    async with await listening as server:
         ready(server.sockets[0].getsockname()[1])
         await server.serve_forever()

@@ -8,6 +8,7 @@ from typing import Any
 from ..config import AuthorizationConfig, ConfigError
 
 EVERYBODY = "*"
+NO_NAMES: frozenset[str] = frozenset()  # one for all who have none: an empty set of its own takes 216 bytes
 
 
 def names_in(claims: Mapping[str, Any], path: str) -> frozenset[str]:
@@ -22,7 +23,7 @@ def names_in(claims: Mapping[str, Any], path: str) -> frozenset[str]:
             value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, str):
         return frozenset(value.split())
-    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else frozenset()
+    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else NO_NAMES
 
 
 class Authorization:

@@ -40,6 +40,7 @@ class Principal(NamedTuple):
 
 ANONYMOUS = Principal("anonymous", None, {}, None)
 
+_REGISTERED = ("iss", "sub", "aud", "exp", "nbf", "iat", "jti")  # names of claims (RFC 7519 section 4.1)
 _AUTHORIZATION, _LIMITS = AuthorizationConfig(), LimitsConfig()
 
 
@@ -69,6 +70,7 @@ class TokenVerifier:
         self._authorization = authorization
         self._own = own
         self._keys = own
+        self._common = {text: text for text in (*_REGISTERED, config.issuer, config.audience)}
         self._verified: VerifiedTokens[Principal] = VerifiedTokens(limits.verified_tokens, config.leeway)
 
     def load(self, keys: tuple[Key, ...]) -> None:
@@ -135,9 +137,17 @@ class TokenVerifier:
         roles, permissions = (
             names_in(claims, path) for path in (self._authorization.roles_claim, self._authorization.permissions_claim)
         )
-        principal = Principal(user_id, token_id, claims, expires, roles, permissions)
+        principal = Principal(user_id, token_id, self._slim(claims), expires, roles, permissions)
         self._verified.remember(token, Span(since, expires, key.until), principal)
         return principal
+
+    def _slim(self, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """The same claims, which each connection holds; what stands in every token is held once for all."""
+        common = self._common
+        return {
+            common.get(name, name): common.get(value, value) if isinstance(value, str) else value
+            for name, value in claims.items()
+        }
 
 
 def issue_token(

@@ -164,7 +164,7 @@ class Runs:
         """Let the agent have the messages whose turn it is."""
         waiting = session.waiting
         while waiting and waiting[0].accepted and len(session.running) < self._width and not session.lagging:
-            run = waiting.popleft()
+            run = waiting.pop(0)
             self._voice.start(run, now)
             self._start(run, now)
 

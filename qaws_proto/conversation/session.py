@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..clock import Now, Reason, Timers
@@ -72,7 +71,7 @@ class Session:
         self.log = Log(epoch, table.config.max_events, table.config.max_bytes)
         self.cursors: dict[int, Cursor] = {}
         self.running: dict[str, Run] = {}  # the runs that have the agent
-        self.waiting: deque[Run] = deque()
+        self.waiting: list[Run] = []  # a few at most: an empty deque takes twelve times as much
         self.accepting: dict[str, Run] = {}  # those whose messages are not kept yet, and may never be (C11)
         self.open: dict[str, Run | CutRun] = {}  # those that were accepted in the log, and have no end in it
         self.known: dict[str, str] = {}  # message id → run id, the newest `known_ids` (M5)
@@ -338,6 +337,9 @@ class Sessions:
     def left(self, session: Session, now: Now) -> None:
         """Where nobody reads a session, its runs go on; after `ttl` without a reader it ends."""
         if not session.cursors:
+            if session.number not in self._detached:
+                own = self._by_owner[session.owner]
+                own[session.id] = own.pop(session.id)  # in the order of leaving, as in `_detached`
             self._detached[session.number] = session
             self._timers.set(Reason.SESSION, session.number, now.mono + self.config.ttl)
 
@@ -379,8 +381,9 @@ class Sessions:
 
     def _make_room(self, own: dict[str, Session] | None, spared: Session | None = None) -> bool:
         """Forget the longest unread settled session, of one owner or of all."""
-        for session in self._detached.values():
-            if session.settled and session is not spared and (own is None or own.get(session.id) is session):
+        among: Iterable[Session] = self._detached.values() if own is None else own.values()
+        for session in among:
+            if session.number in self._detached and session.settled and session is not spared:
                 self.forget(session)
                 return True
         return False

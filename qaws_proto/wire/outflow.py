@@ -15,7 +15,7 @@ class Outflow:
     def __init__(self, number: int, outbox: Outbox) -> None:
         self._number = number
         self._outbox = outbox
-        self._queue: list[Sendable] = []
+        self._queue: list[Sendable] | None = None  # none while nothing waits: most connections are never blocked
         self._pong = b""  # the one pong that waits (F7)
         self.blocked = False
         self.queued = 0  # bytes that wait, without the pong
@@ -28,6 +28,8 @@ class Outflow:
     def send(self, message: Sendable, size: int) -> None:
         """Send a message of so many bytes, or queue it while blocked."""
         if self.blocked:
+            if self._queue is None:
+                self._queue = []
             self._queue.append(message)
             self.queued += size
         else:
@@ -42,7 +44,7 @@ class Outflow:
 
     def release(self) -> None:
         """The way is free, or has to be: hand to the transport what waits."""
-        for message in self._queue:
+        for message in self._queue or ():
             self._outbox.send(self._number, message)
         if self._pong:
             self._outbox.send(self._number, self._pong)
@@ -51,6 +53,6 @@ class Outflow:
 
     def clear(self) -> None:
         """Forget what waits."""
-        self._queue.clear()
+        self._queue = None
         self._pong = b""
         self.queued = 0
