@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from .load import CLOSE, PATIENCE, WARM_UP, Gauge, LoadError, Result, arrive, ask, connect, masked_frame, obey
+from .load import CLOSE, PATIENCE, WARM_UP, Gauge, LoadError, Result, arrive, ask, connect, finish, masked_frame, obey
 from .pacing import Pace, Paced, pour, summary
 from .peers.work import Terms
 
@@ -135,11 +135,11 @@ async def crowd(plan: Plan) -> Storm:
     await asyncio.sleep(CALM)
     try:
         seconds = await comers.come()
+        while not pace.late:  # a small crowd may be in before anything was due
+            await asyncio.sleep(0)
     finally:
         talking.cancel()
-    await asyncio.sleep(CALM)  # the last answers
-    if failed.done():
-        failed.result()
+    await finish(clients, failed)  # who still waits for an answer counts as well
     waits = summary(pace)
     return Storm(seconds, waits.most, waits.highest, comers.refused)
 

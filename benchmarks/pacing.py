@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .load import MESSAGE, WARM_UP, Client, ask, connect, finish, message_frame, obey
+from .load import MESSAGE, WARM_UP, Client, LoadError, ask, connect, finish, message_frame, obey
 from .watching import percentile
 
 LEAD = 0.05  # seconds until the first message is due
@@ -107,7 +107,9 @@ async def pour(
 
 
 def summary(pace: Pace) -> Waits:
-    """What it was in all."""
+    """What it was in all. Raises LoadError where the rate was so low that nothing was due."""
+    if not pace.waits:
+        raise LoadError("nothing was due in so short a time at so low a rate")
     waits, late = sorted(pace.waits), sorted(pace.late)
     return Waits(len(waits), percentile(waits, 50), percentile(waits, 99), waits[-1], percentile(late, 99))
 

@@ -32,7 +32,7 @@ from benchmarks.report import Goal, Spread, Target, at_least, at_most
 from benchmarks.watching import Sample, Slope, percentile
 from qaws_proto.wire.frames import Frames, TextReceived
 
-LIMIT = 1000  # messages a minute of one user
+LIMIT = 3000  # messages a minute of one user
 TERMS = Terms(secret="a secret of this test, long enough for HS256", requests_per_minute=LIMIT)
 TINY = Options(connections=2, in_flight=(1,), seconds=0.02, rounds=1, readers=5, crowd=20)
 ARGUMENTS = (
