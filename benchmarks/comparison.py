@@ -109,8 +109,8 @@ def _server_cost(results: Sequence[Result]) -> str:
 
 def headroom(ceiling: Sequence[Result], results: Results, unit: str) -> str:
     """How far the load generator was from being what is measured."""
-    if not ceiling:
-        return "The ceiling of the load generator is not known."
+    if not ceiling or not results:
+        return "There is nothing to compare with the ceiling of the load generator."
     most = Spread.of(rates(ceiling))
     fastest = max(Spread.of(rates(found)).median for found in results.values())
     return (

@@ -292,6 +292,16 @@ def test_a_plot_is_the_same_file_for_the_same_figures(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.count("![a title](") == 2
 
 
+def test_what_stands_alone_is_compared_with_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["handshake", *ARGUMENTS[:-2], "aiohttp"]) == 0
+    printed = capsys.readouterr().out
+    assert "\n| aiohttp (aiohttp " in printed
+    assert "### targets" not in printed  # they are those of qaws
+    assert main(["chat", *ARGUMENTS[:-2], "qaws"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| not measured |") == printed.partition("### targets")[2].count("\n| ") - 2 > 0
+
+
 def test_a_soak_prints_levels_and_slopes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["soak", "--minutes", "0.1", "--connections", "8"]) in (0, 1)  # what is new may well grow
     printed, told = capsys.readouterr()
