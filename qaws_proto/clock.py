@@ -64,12 +64,13 @@ class Timers:
     at once when more than half of the heap is stale, so the heap stays within twice the live timers.
     """
 
-    __slots__ = ("_count", "_due", "_heap")
+    __slots__ = ("_count", "_due", "_heap", "_stale")
 
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
         self._due: dict[_Name, _Entry] = {}  # the live ones of the heap
-        self._count = 0
+        self._count = 0  # of all that were ever set
+        self._stale = 0  # entries of the heap that are not live
 
     def __len__(self) -> int:
         return len(self._due)
@@ -83,11 +84,14 @@ class Timers:
         """Set or move the deadline `(reason, owner)` to `at`."""
         self._count += 1
         name = (reason, owner)
-        moved = name in self._due
-        self._due[name] = entry = (at, self._count, name)
+        entry = (at, self._count, name)
         heappush(self._heap, entry)
-        if moved or len(self._heap) > 2 * len(self._due):
+        if name in self._due:
+            self._due[name] = entry
+            self._stale += 1
             self._settle()
+        else:
+            self._due[name] = entry
 
     def at(self, reason: Reason, owner: Owner) -> float | None:
         """The deadline of that name, or None where it is not set."""
@@ -97,6 +101,7 @@ class Timers:
     def clear(self, reason: Reason, owner: Owner) -> None:
         """Forget the deadline; nothing happens where there is none."""
         if self._due.pop((reason, owner), None) is not None:
+            self._stale += 1
             self._settle()
 
     def pop_due(self, mono: float) -> tuple[Reason, Owner] | None:
@@ -113,6 +118,8 @@ class Timers:
         heap, due = self._heap, self._due
         while heap and due.get(heap[0][2]) is not heap[0]:
             heappop(heap)
-        if len(heap) > 64 and len(heap) > 2 * len(due):
+            self._stale -= 1
+        if self._stale > 32 and self._stale > len(due):
             heap[:] = due.values()
             heapify(heap)
+            self._stale = 0

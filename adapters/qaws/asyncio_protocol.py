@@ -136,6 +136,13 @@ class ProtocolTransport(ByteTransport, asyncio.BufferedProtocol):
 
     # ── what the manager calls ───────────────────────────────────────────────────────────────────────────────────────
 
+    def send(self, data: bytes) -> None:
+        """Write; without TLS straight to asyncio's transport."""
+        if self._tls is not None:
+            super().send(data)
+        elif not self._stream.is_closing():
+            self._stream.write(data)
+
     def write(self, data: bytes) -> None:
         """Write; asyncio tells when the peer does not keep up."""
         if not self._stream.is_closing():  # it broke a moment ago, and the end has yet to be told

@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 
+IDS = 64  # drawn at once: asking the system for each takes longer than a message does in all
+
+
 class AnyTransport(Protocol):
     """What a connection is written to. None of it waits, none of it raises."""
 
@@ -133,7 +136,7 @@ class WebSocketManager(LiveControl):
         self._stored = store is not None  # and not by what the configuration says
         store = store_of(config) if store is None else store
         ports: dict[str, Any] = {
-            "ids": ids or _random_id,
+            "ids": ids or random_id,
             "events": events,
             "upgrade_checks": upgrade_checks,
             "event_checks": event_checks,
@@ -158,7 +161,7 @@ class WebSocketManager(LiveControl):
         self.store_port = None if store is None else StorePort(store, self.feed, self._note, answered)
         self.drained: Callable[[], None] = _nothing
         self._perform: dict[type, Callable[[Any], None]] = {
-            SendBytes: lambda effect: self._transports[effect.connection].send(effect.data),
+            SendBytes: self._send,
             **dict.fromkeys(get_args(MessageEffect), self._say),
             CloseWrite: lambda effect: self._transports[effect.connection].close_write(),
             DropConnection: lambda effect: self._transports.pop(effect.connection).drop(),
@@ -248,21 +251,31 @@ class WebSocketManager(LiveControl):
 
     def feed(self, event: Input) -> None:
         """Steps 2 to 5 of the drive loop for one input. Inputs that come while effects are performed wait for them."""
-        self._inputs.append(event)
-        if self._performing:
-            return
+        inputs, perform = self._inputs, self._perform
+        if inputs or self._performing:
+            inputs.append(event)
+            if self._performing:
+                return
+            event = inputs.popleft()
         self._performing = True
         try:
-            while self._inputs:
+            while True:
                 now = self._clock()  # 2. read both clocks once
-                for effect in self.gateway.step(self._inputs.popleft(), now):  # 3. step
-                    self._perform[type(effect)](effect)  # 4. perform the effects in order
+                for effect in self.gateway.step(event, now):  # 3. step
+                    perform[type(effect)](effect)  # 4. perform the effects in order
+                if not inputs:
+                    break
+                event = inputs.popleft()
         finally:
             self._performing = False
         if self._runs.starting:
             self._runs.begin()
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
+
+    def _send(self, effect: SendBytes) -> None:
+        number, data = effect
+        self._transports[number].send(data)
 
     def _say(self, effect: MessageEffect) -> None:
         self._transports[effect.connection].say(effect)
@@ -328,8 +341,19 @@ def _recording(
     return Recording(folder, config, **ports)
 
 
-def _random_id() -> str:
-    return secrets.token_hex(16)
+def random_id() -> str:
+    """A new id: 128 random bits in hexadecimal."""
+    while True:
+        try:
+            return _ids.pop()
+        except IndexError:  # also where another thread has taken the last one
+            bits = secrets.token_hex(16 * IDS)
+            _ids.extend(bits[at : at + 32] for at in range(0, len(bits), 32))
+
+
+_ids: list[str] = []
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_ids.clear)  # two processes must not give the same ones
 
 
 def _both_clocks() -> Now:

@@ -98,7 +98,8 @@ class Runs:
         if isinstance(place, Refusal):
             return place
         run = Run(self._ids(), session, asker.user_id, message, place, now)
-        run.position = ahead if queued else 0
+        if queued:
+            run.position = ahead
         run.connection, run.trace = asker.connection, run.trace or asker.trace
         run.askers.append(asker.connection)
         self._take(run)

@@ -131,7 +131,7 @@ class Agent:
             result = self._call(message, **arguments)
         if inspect.isawaitable(result):
             result = await result
-        if isinstance(result, AsyncIterable):
+        if type(result) is not str and isinstance(result, AsyncIterable):
             return await _exhaust(result, emit)
         return result
 
