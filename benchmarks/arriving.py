@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
-from .load import CLOSE, PATIENCE, WARM_UP, Gauge, LoadError, Result, arrive, ask, connect, masked_frame, obey
+from .load import (
+    CLOSE,
+    PATIENCE,
+    WARM_UP,
+    Gauge,
+    LoadError,
+    Result,
+    arrive,
+    ask,
+    connect,
+    count,
+    finish,
+    masked_frame,
+    obey,
+    sleep,
+)
 from .pacing import Pace, Paced, pour, summary
 from .peers.work import Terms
 
@@ -67,7 +82,7 @@ def tokens(terms: Terms, kind: str, users: int) -> Iterator[str]:
     now = int(time.time())
     head = _encoded(b'{"alg":"HS256","typ":"JWT"}')
     rest = json.dumps({"iss": terms.issuer, "aud": terms.audience, "iat": now, "exp": now + LIVES})[1:]
-    for number in count():
+    for number in itertools.count():
         claims = f'{{"sub": "{kind}-{number % users:06}", "jti": "{kind}-{now}-{number:024}", {rest}'
         signed = head + b"." + _encoded(claims.encode())
         yield (signed + b"." + _encoded(hmac.digest(terms.secret.encode(), signed, "sha256"))).decode()
@@ -97,27 +112,27 @@ class Leaving(asyncio.Protocol):
 async def arrivals(plan: Plan) -> Result:
     """Carry out a plan without a crowd. Raises LoadError."""
     fresh = tokens(Terms(**plan.terms), "guest", USERS)
-    begins = time.perf_counter() + min(WARM_UP, plan.seconds)
-    ends = begins + plan.seconds
-    done = 0
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done, over = 0, False
 
     async def come_and_go() -> None:
         nonlocal done
-        while time.perf_counter() < ends:
+        while not over:
             async with asyncio.timeout(PATIENCE):
                 await Leaving(await arrive(plan.port, next(fresh), plan.dialect)).left
             done += 1
 
-    async def gauge() -> Gauge:
-        await asyncio.sleep(begins - time.perf_counter())
-        before = Gauge.of(done, plan.server_pid)
-        await asyncio.sleep(ends - time.perf_counter())
-        return Gauge.of(done, plan.server_pid).since(before)
+    async def watch() -> Gauge:
+        nonlocal over
+        await sleep(min(WARM_UP, plan.seconds), failed)
+        counted = await count(lambda: done, plan.seconds, plan.server_pid, failed)
+        over = True
+        return counted
 
-    gauging = asyncio.create_task(gauge())
-    await asyncio.gather(*(come_and_go() for _ in range(plan.arriving)))
-    counted = await gauging
-    return Result(float(counted.frames), *counted[1:])
+    watching = asyncio.ensure_future(watch())
+    await asyncio.gather(watching, *(come_and_go() for _ in range(plan.arriving)))
+    counted = watching.result()
+    return Result(float(counted.amount), *counted[1:])
 
 
 async def crowd(plan: Plan) -> Storm:
@@ -135,11 +150,11 @@ async def crowd(plan: Plan) -> Storm:
     await asyncio.sleep(CALM)
     try:
         seconds = await comers.come()
+        while not pace.late:  # a small crowd may be in before anything was due
+            await asyncio.sleep(0)
     finally:
         talking.cancel()
-    await asyncio.sleep(CALM)  # the last answers
-    if failed.done():
-        failed.result()
+    await finish(clients, failed)  # who still waits for an answer counts as well
     waits = summary(pace)
     return Storm(seconds, waits.most, waits.highest, comers.refused)
 

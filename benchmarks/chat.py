@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from secrets import token_hex
 
-from .comparison import BEST, Results, Task, chosen, compare, goal, interleaved, python_peer, rates
+from .comparison import BEST, Results, Task, compare, goal, interleaved, python_peer, rates
 from .load import Plan, Result, drive
 from .options import Options
 from .pacing import Plan as Pace
@@ -74,11 +74,12 @@ def reached(heading: str, results: Results, in_flight: int) -> list[Goal]:
 
 def waits(options: Options, results: Sequence[Results]) -> list[Goal]:
     """How long replies take at 70 % of what qaws can do at most, and how long with its rivals at the same rate."""
-    peers = chosen(options)[0]
-    if QAWS not in peers:
+    if not all(QAWS in one for one in results):
         return []
-    most = {peer: max(Spread.of(rates(one[peer])).median for one in results if peer in one) for peer in peers}
-    rivals = sorted((peer for peer in peers if not peer.ours), key=lambda peer: -most[peer])[:RIVALS]
+    most: dict[Peer, float] = {}
+    for one in results:
+        most |= {peer: max(Spread.of(rates(found)).median, most.get(peer, 0.0)) for peer, found in one.items()}
+    rivals = sorted((peer for peer in most if not peer.ours), key=lambda peer: -most[peer])[:RIVALS]
     rate = SHARE * most[QAWS]
     found, notes = interleaved(
         (QAWS, *rivals), options, "waits", lambda peer: at_rate(peer, options, rate),

@@ -90,10 +90,15 @@ def rows(results: Results) -> list[list[str]]:
             Spread.of(rates(theirs)).text(),
             ratio(ours, theirs).text(2) if ours else "",
             _server_cost(theirs),
-            f"{Spread.of(100 * result.generator_cpu / result.seconds for result in theirs).median:.0f} %",
+            f"{_busy(theirs):.0f} %",
         ]
         for peer, theirs in results.items()
     ]
+
+
+def _busy(results: Sequence[Result]) -> float:
+    """How much of a core the load generator took, in percent."""
+    return Spread.of(100 * result.generator_cpu / result.seconds for result in results).median
 
 
 def _server_cost(results: Sequence[Result]) -> str:
@@ -104,13 +109,13 @@ def _server_cost(results: Sequence[Result]) -> str:
 
 def headroom(ceiling: Sequence[Result], results: Results, unit: str) -> str:
     """How far the load generator was from being what is measured."""
-    if not ceiling:
-        return "The ceiling of the load generator is not known."
+    if not ceiling or not results:
+        return "There is nothing to compare with the ceiling of the load generator."
     most = Spread.of(rates(ceiling))
     fastest = max(Spread.of(rates(found)).median for found in results.values())
     return (
         f"Ceiling of the load generator, against a server that answers with a constant: {most.text()} {unit}/s, "
-        f"{most.median / fastest:.1f} times the fastest server."
+        f"{most.median / fastest:.1f} times the fastest server; with that one it was busy {_busy(ceiling):.0f} %."
     )
 
 

@@ -42,6 +42,8 @@ def storms(options: Options, results: Results) -> None:
     while len(peers) <= RIVALS and (rival := best(rivals, python_peer)) is not None:
         del rivals[rival]
         peers.append(rival)
+    if not peers:
+        return
     found, notes = interleaved(
         (*peers, CONSTANT), options, "storm", lambda peer: storm(peer, options), lambda one: f"{one.seconds:.2f} s"
     )

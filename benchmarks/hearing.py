@@ -19,10 +19,10 @@ from .load import (
     PATIENCE,
     WARM_UP,
     Client,
-    Gauge,
     Result,
     ask,
     connect,
+    count,
     finish,
     message_frame,
     obey,
@@ -110,13 +110,11 @@ async def listen(plan: Plan) -> Result:
     for _ in range(plan.in_flight):
         hall.say()
     await sleep(min(WARM_UP, plan.seconds), failed)
-    before = Gauge.of(hall.heard, plan.server_pid)
-    await sleep(plan.seconds, failed)
-    counted = Gauge.of(hall.heard, plan.server_pid).since(before)
+    counted = await count(lambda: hall.heard, plan.seconds, plan.server_pid, failed)
     hall.stop()
     reply = members[-1].last_event()
     await finish(members, failed)
-    return Result(float(counted.frames), *counted[1:], reply=reply)
+    return Result(float(counted.amount), *counted[1:], reply=reply)
 
 
 async def enter(members: Sequence[Member], message: str, dialect: str, failed: asyncio.Future[None]) -> None:

@@ -264,13 +264,11 @@ async def generate(plan: Plan) -> Result:
     for client in clients:
         client.start()
     await sleep(min(WARM_UP, plan.seconds), failed)
-    before = Gauge.read(clients, plan.server_pid)
-    await sleep(plan.seconds, failed)
-    counted = Gauge.read(clients, plan.server_pid).since(before)
+    counted = await count(lambda: sum(client.heard for client in clients), plan.seconds, plan.server_pid, failed)
     for client in clients:
         client.stop()
     await finish(clients, failed)
-    return Result(counted.frames / plan.frames, *counted[1:], reply=clients[0].last_event())
+    return Result(counted.amount / plan.frames, *counted[1:], reply=clients[0].last_event())
 
 
 async def connect(port: int, tokens: Sequence[str], dialect: str) -> list[asyncio.Transport]:
@@ -298,6 +296,16 @@ async def sleep(seconds: float, failed: asyncio.Future[None]) -> None:
         failed.result()
 
 
+async def count(heard: Callable[[], int], seconds: float, server_pid: int, failed: asyncio.Future[None]) -> Gauge:
+    """What is heard in so many seconds, or in as many more as it takes until there is something. Raises LoadError."""
+    before = Gauge.of(heard(), server_pid)
+    await sleep(seconds, failed)
+    async with asyncio.timeout(PATIENCE):
+        while heard() == before.amount:
+            await sleep(0.01, failed)
+    return Gauge.of(heard(), server_pid).since(before)
+
+
 async def finish(clients: Sequence[Client], failed: asyncio.Future[None]) -> None:
     """Hear what is still due, and leave. Raises LoadError."""
     async with asyncio.timeout(PATIENCE):
@@ -312,26 +320,20 @@ async def finish(clients: Sequence[Client], failed: asyncio.Future[None]) -> Non
 class Gauge(NamedTuple):
     """What is read at the beginning and at the end of the counting."""
 
-    frames: int
+    amount: int
     seconds: float
     generator_cpu: float
     server_cpu: float | None
 
     @classmethod
-    def read(cls, clients: Sequence[Client], server_pid: int) -> Gauge:
-        """As it is now."""
-        frames = sum(client.heard for client in clients)
-        return cls.of(frames, server_pid)
-
-    @classmethod
-    def of(cls, frames: int, server_pid: int) -> Gauge:
+    def of(cls, amount: int, server_pid: int) -> Gauge:
         """As it is now, where so much was counted."""
-        return cls(frames, time.perf_counter(), time.process_time(), processor_seconds(server_pid))
+        return cls(amount, time.perf_counter(), time.process_time(), processor_seconds(server_pid))
 
     def since(self, before: Gauge) -> Gauge:
         """What came between."""
         return Gauge(
-            self.frames - before.frames,
+            self.amount - before.amount,
             self.seconds - before.seconds,
             self.generator_cpu - before.generator_cpu,
             None if self.server_cpu is None or before.server_cpu is None else self.server_cpu - before.server_cpu,

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from .load import MESSAGE, WARM_UP, Client, ask, connect, finish, message_frame, obey
 from .watching import percentile
@@ -97,7 +98,7 @@ async def pour(
     clients: Sequence[Paced], rate: float, began: float, seconds: float, failed: asyncio.Future[None]
 ) -> None:
     """Send by the clock. Sleeping would be late by a millisecond: instead it looks at the clock all the time."""
-    number, messages = 0, int(rate * seconds)
+    number, messages = 0, ceil(rate * seconds) + 1  # the last one is due when the time is over
     while number < messages and not failed.done():
         now = time.perf_counter()
         while number < messages and (due := began + number / rate) <= now:

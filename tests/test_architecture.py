@@ -128,7 +128,7 @@ def test_adapters_leave_the_wire_to_the_core(path: Path) -> None:
 
 
 #: What belongs to one event loop or host each, and what they share; `manager.py` alone performs effects for them all.
-DRIVERS = ("asyncio_server", "anyio_server", "asgi")
+DRIVERS = ("asyncio_protocol", "asyncio_server", "anyio_server", "asgi")
 SHARED = ("asgi_transport", "byte_transport", "host", "outgoing", "server")
 CLIENT = ("client_driver", "client_transport")  # what drives the node of a client; its verbs are in anyio_client.py
 #: Lines of a driver. 180 are the loop, the transport and how it starts and stops; asgi.py has a factory besides, and

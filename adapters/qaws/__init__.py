@@ -11,7 +11,7 @@ from qaws_proto import ConfigError, EventContext, EventType, WebSocketConfig
 
 from .agents import AgentError, AgentFailure, AgentInterface, AgentReply, AgentStep, RunContext
 from .anyio_client import QAWebSocketClient
-from .asyncio_server import WebSocketServer
+from .asyncio_protocol import WebSocketServer
 from .auth import WebSocketAuth
 from .client_errors import (
     AnswerCancelled,

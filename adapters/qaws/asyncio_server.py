@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
 
-from .byte_transport import ByteTransport
+from .byte_transport import ReadTransport
 from .host import AnyioHost, Work, wait_until
 from .manager import WebSocketManager
 from .outgoing import WRITE_HIGH
@@ -84,7 +84,7 @@ class WebSocketServer(ByteServer):
             await writer.wait_closed()
 
 
-class StreamTransport(ByteTransport):
+class StreamTransport(ReadTransport):
     """A pair of asyncio streams as a connection's transport."""
 
     __slots__ = ("_blocked", "_host", "_reader", "_stream", "_writer")

@@ -1,4 +1,4 @@
-"""What the transports of byte servers share: how a connection is read, TLS included, and how it is ended."""
+"""What the transports of byte servers share: how a connection is written, read and ended, TLS included."""
 
 from __future__ import annotations
 
@@ -21,17 +21,12 @@ LOGGER = logging.getLogger("qaws.connection")
 class ByteTransport(ABC):
     """A socket as a connection's transport. Adapters say how bytes come and go."""
 
-    __slots__ = ("_tls", "manager", "number", "paused")
+    __slots__ = ("_tls", "manager", "number")
 
     def __init__(self, manager: WebSocketManager, tls: TlsSession | None) -> None:
         self.manager = manager
         self.number = 0
-        self.paused: anyio.Event | None = None
         self._tls = tls
-
-    @abstractmethod
-    async def receive(self, size: int) -> bytes:
-        """At most `size` bytes from the socket, `b""` at its end. Raises OSError where it broke."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
@@ -44,6 +39,60 @@ class ByteTransport(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Close the socket, what is unsent with it."""
+
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """Read no more."""
+
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    def _say(self, data: bytes) -> None:
+        if data:
+            self.write(data)
+        if self._tls is not None and self._tls.closed:
+            self.write_eof()
+
+    def _tls_failed(self, error: ssl.SSLError) -> None:
+        assert self._tls is not None
+        self.write(self._tls.unsent())
+        log_event(LOGGER, logging.DEBUG, "tls_failed", connection=self.number, reason=error.reason)
+
+    # ── what the manager calls ───────────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, data: bytes) -> None:
+        """Write; within a TLS handshake it is held until that is over."""
+        if self._tls is None:
+            self.write(data)
+        else:
+            self._say(self._tls.write(data))
+
+    def close_write(self) -> None:
+        """Half-close, with the last word of TLS before it."""
+        if self._tls is None:
+            self.write_eof()
+        else:
+            self._say(self._tls.close())
+
+    def drop(self) -> None:
+        """Close, what is unsent with it."""
+        self.resume_reading()
+        self.abort()
+
+
+class ReadTransport(ByteTransport):
+    """A socket that a task reads."""
+
+    __slots__ = ("paused",)
+
+    def __init__(self, manager: WebSocketManager, tls: TlsSession | None) -> None:
+        super().__init__(manager, tls)
+        self.paused: anyio.Event | None = None
+
+    @abstractmethod
+    async def receive(self, size: int) -> bytes:
+        """At most `size` bytes from the socket, `b""` at its end. Raises OSError where it broke."""
 
     async def converse(self, peer: str | None, *, internal: bool = False) -> None:
         """The drive loop of one connection, from its first byte to its last."""
@@ -74,37 +123,9 @@ class ByteTransport(ABC):
                     return data
                 self._say(self._tls.receive(data))
             except ssl.SSLError as error:
-                self.write(self._tls.unsent())
-                log_event(LOGGER, logging.DEBUG, "tls_failed", connection=self.number, reason=error.reason)
+                self._tls_failed(error)
                 raise
         return await self.receive(size)
-
-    def _say(self, data: bytes) -> None:
-        if data:
-            self.write(data)
-        if self._tls is not None and self._tls.closed:
-            self.write_eof()
-
-    # ── what the manager calls ───────────────────────────────────────────────────────────────────────────────────────
-
-    def send(self, data: bytes) -> None:
-        """Write; within a TLS handshake it is held until that is over."""
-        if self._tls is None:
-            self.write(data)
-        else:
-            self._say(self._tls.write(data))
-
-    def close_write(self) -> None:
-        """Half-close, with the last word of TLS before it."""
-        if self._tls is None:
-            self.write_eof()
-        else:
-            self._say(self._tls.close())
-
-    def drop(self) -> None:
-        """Close, what is unsent with it."""
-        self.resume_reading()
-        self.abort()
 
     def pause_reading(self) -> None:
         """Leave bytes where they are: in the reader, and soon in the kernel."""

@@ -149,7 +149,7 @@ class WebSocketManager(LiveControl):
         self._performing = False
         self._log = NoteLogger(config.logging)
         self._traces = traces_of(config.tracing)
-        self._runs = AgentRuns(self.feed, self._note, lambda: self._performing, self._traces)
+        self._runs = AgentRuns(self.feed, self._note, self._traces)
         if agent is not None:
             self.set_qa_agent(agent)
         self.metrics = metrics_of(self.gateway, config.metrics)
@@ -259,6 +259,8 @@ class WebSocketManager(LiveControl):
                     self._perform[type(effect)](effect)  # 4. perform the effects in order
         finally:
             self._performing = False
+        if self._runs.starting:
+            self._runs.begin()
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
 
@@ -295,6 +297,7 @@ class WebSocketManager(LiveControl):
 
     def _ended(self, effect: Drained) -> None:
         self._key_port.close()
+        self._runs.release()
         if self.metrics is not None:
             self.metrics.lag.stop()
         self.drained()

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from .byte_transport import ByteTransport
+from .byte_transport import ReadTransport
 from .client_transport import ClientTransport
 from .host import Spawn
 from .manager import WebSocketManager
@@ -124,7 +124,7 @@ class Link:
         self.down.cut()
 
 
-class MemoryTransport(ByteTransport):
+class MemoryTransport(ReadTransport):
     """The server's end of a link."""
 
     __slots__ = ("_ending", "_link", "_outgoing")

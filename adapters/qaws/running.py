@@ -1,7 +1,14 @@
-"""Running the agent: a task for each run, which the node starts, holds back and cancels, and which tells it the end."""
+"""Running the agent: the node starts, holds back and cancels runs, and is told their ends.
+
+On asyncio a run takes its first step at once (`eager`), and an agent that never waits needs no more; else, and on trio,
+each run has a task.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, cast
@@ -12,7 +19,8 @@ import anyio.lowlevel
 from qaws_proto.effects import CancelRun, Note, PauseRun, ResumeRun, StartRun
 from qaws_proto.inputs import Input, RunChunk, RunFailed, RunFinished, RunStarted, RunStep
 
-from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep, RunContext
+from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep
+from .eager import Carrier
 from .host import Spawn, start_task
 
 if TYPE_CHECKING:
@@ -25,31 +33,63 @@ YIELD_EVERY = 32  # pieces of an agent that never waits, after which others get 
 class AgentRuns:
     """An agent, and its runs."""
 
-    def __init__(
-        self, feed: Callable[[Input], None], note: Callable[[Note], None], performing: Callable[[], bool],
-        traces: Traces | None,
-    ) -> None:  # fmt: skip
-        """`performing` says whether effects of a step are being performed."""
+    def __init__(self, feed: Callable[[Input], None], note: Callable[[Note], None], traces: Traces | None) -> None:
         self.agent: Agent | None = None
         self._feed = feed
         self._note = note
-        self._performing = performing
         self._traces = traces
         self._spawn: Spawn | None = None
+        self._loop: object = None
+        self._carrier: Carrier | None = None  # on asyncio, from the first run on
         self.active: dict[str, _ActiveRun] = {}  # by run id
+        self.starting: deque[StartRun] = deque()  # those that `begin` has to begin
+        self._beginning = False
 
     def attach(self, spawn: Spawn) -> None:
         """The event loop, on which runs are tasks from now on."""
         self._spawn = spawn
+        self._loop = _event_loop()
 
     def start(self, run: StartRun) -> None:
-        """Call the agent, in a task of its own."""
-        assert self._spawn is not None
+        """Call the agent with the next `begin`, behind all that goes with the start; a cancel may be among it."""
         assert self.agent is not None
         active = self.active[run.run_id] = _ActiveRun()
         if self._traces is not None:
             active.traced = self._traces.start(run, self.agent.name)
-        self._spawn(self._run, run)
+        self.starting.append(run)
+
+    def begin(self) -> None:
+        """Begin what was started. What is started meanwhile waits for its turn, and not on top of who starts it."""
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self.starting:
+                self._begin(self.starting.popleft())
+        finally:
+            self._beginning = False
+
+    def _begin(self, run: StartRun) -> None:
+        assert self._spawn is not None
+        active, carrier = self.active[run.run_id], self._carrier
+        if carrier is None or carrier.task is None:  # on trio, and while the next one is on its way to be parked
+            if carrier is None and not _on_trio():
+                self._park()
+            self._spawn(self._run_in_scope, run, active)
+            return
+        active.stop = carrier.task.cancel
+        if not carrier.begin(self._run(run, active)):
+            self._park()
+
+    def _park(self) -> None:
+        assert self._spawn is not None
+        self._carrier = Carrier()
+        self._spawn(self._carrier.carry)
+
+    def release(self) -> None:
+        """No run starts any more."""
+        if self._carrier is not None and self._carrier.task is not None:
+            self._carrier.task.cancel()
 
     def cancel(self, effect: CancelRun) -> None:
         """Tell the agent to stop. The end of the run is told to the node all the same."""
@@ -92,23 +132,29 @@ class AgentRuns:
             scope.cancel()
             self._note(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
 
-    async def _run(self, run: StartRun) -> None:
-        """One run of the agent, in a task of its own. However it ends, the node is told once (C8)."""
+    async def _run_in_scope(self, run: StartRun, active: _ActiveRun) -> None:
+        """A run in a task of its own."""
+        with anyio.CancelScope() as scope:
+            active.stop = scope.cancel
+            await self._run(run, active)
+
+    async def _run(self, run: StartRun, active: _ActiveRun) -> None:
+        """One run of the agent. However it ends, the node is told once (C8)."""
         assert self.agent is not None
-        active = self.active[run.run_id]
-        context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
-        end: Input = RunFailed(run.run_id)
+        end: Input | None = RunFailed(run.run_id)
         try:
-            if self._performing():  # the loop begins tasks at once: first all that goes with the start, a cancel too
-                await anyio.lowlevel.checkpoint()
-            with active.traced, anyio.CancelScope() as active.scope:
+            with active.traced:
                 if not active.cancelled:
-                    end = await self._call(self.agent, run, context, active)
+                    end = await self._call(self.agent, run, active)
+        except GeneratorExit:
+            end = None
+            raise
         finally:
             del self.active[run.run_id]
-            self._feed(end)
+            if end is not None:
+                self._feed(end)
 
-    async def _call(self, agent: Agent, run: StartRun, context: RunContext, active: _ActiveRun) -> Input:
+    async def _call(self, agent: Agent, run: StartRun, active: _ActiveRun) -> Input:
         async def emit(piece: object) -> None:
             await self._emit(run.run_id, active, piece)
 
@@ -116,14 +162,18 @@ class AgentRuns:
             self._feed(RunStarted(run.run_id))
 
         try:
-            answer = await agent.run(run.content, context, emit, started)
+            answer = await agent.run(run.content, run, emit, started)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and _event_loop() is not self._loop:  # ours has ended without us
+                raise
             # An agent may raise anything, its own CancelledError and SystemExit too; only a real cancellation goes on.
             if isinstance(error, anyio.get_cancelled_exc_class()) and _cancelled(active):
                 raise
             return _failed(run.run_id, error)
+        if type(answer) is str:
+            return RunFinished(run.run_id, answer)
         if answer is PIECES:
             return RunFinished(run.run_id)
         reply = answer if isinstance(answer, AgentReply) else AgentReply(cast(str, answer))
@@ -154,11 +204,11 @@ class AgentRuns:
 class _ActiveRun:
     """An agent at work: how to cancel it, and how to hold it back."""
 
-    __slots__ = ("cancelled", "resumed", "scope", "traced", "yielded")
+    __slots__ = ("cancelled", "resumed", "stop", "traced", "yielded")
 
     def __init__(self) -> None:
         self.cancelled = False
-        self.scope: anyio.CancelScope | None = None  # made by its task: a timer's callback may start a run, not a scope
+        self.stop: Callable[[], object] | None = None  # once it has begun
         self.resumed: anyio.Event | None = None  # set while the node wants no more pieces
         self.yielded = 0
         self.traced: AbstractContextManager[None] = _UNTRACED  # what the agent runs in
@@ -166,8 +216,8 @@ class _ActiveRun:
     def cancel(self) -> None:
         """Tell the agent to stop, at once or as soon as it begins."""
         self.cancelled = True
-        if self.scope is not None:
-            self.scope.cancel()
+        if self.stop is not None:
+            self.stop()
 
 
 def _failed(run_id: str, error: BaseException) -> RunFailed:
@@ -181,6 +231,21 @@ def _failed(run_id: str, error: BaseException) -> RunFailed:
 def _cancelled(active: _ActiveRun) -> bool:
     """Whether the run, or what it is part of, has been told to stop."""
     return active.cancelled or anyio.current_effective_deadline() == float("-inf")
+
+
+def _event_loop() -> object:
+    """What tells one event loop from others; None where none runs."""
+    if _on_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _on_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_run()
 
 
 def _tuple(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from .manager import WebSocketManager
 from .server import ByteServer
 from .telemetry import log_event
 
-AdapterName = Literal["asyncio", "anyio"]
+AdapterName = Literal["protocol", "asyncio", "anyio"]
 Backend = Literal["asyncio", "uvloop", "trio"]
 
 LOGGER = logging.getLogger("qaws.listener")
@@ -43,9 +43,13 @@ class Choice(NamedTuple):
             from .anyio_server import WebSocketServer as AnyioServer
 
             return AnyioServer(manager)
-        from .asyncio_server import WebSocketServer as AsyncioServer
+        if self.adapter == "asyncio":
+            from .asyncio_server import WebSocketServer as AsyncioServer
 
-        return AsyncioServer(manager)
+            return AsyncioServer(manager)
+        from .asyncio_protocol import WebSocketServer as ProtocolServer
+
+        return ProtocolServer(manager)
 
     def run(self, main: Callable[[ByteServer], Awaitable[None]], server: ByteServer) -> None:
         """Run `main` on this event loop, to its end."""
@@ -60,9 +64,9 @@ def choose(adapter: AdapterName | None, backend: Backend | None) -> Choice:
         backend = "uvloop" if find_spec("uvloop") else "asyncio"
     elif backend != "asyncio" and find_spec(backend) is None:
         raise UsageError(f"--backend {backend}: {backend} is not installed (pip install 'qaws-gateway[{backend}]')")
-    if adapter == "asyncio" and backend == "trio":
-        raise UsageError("--adapter asyncio does not run on --backend trio; --adapter anyio does")
-    return Choice(adapter or ("anyio" if backend == "trio" else "asyncio"), backend)
+    if adapter in ("protocol", "asyncio") and backend == "trio":
+        raise UsageError(f"--adapter {adapter} does not run on --backend trio; --adapter anyio does")
+    return Choice(adapter or ("anyio" if backend == "trio" else "protocol"), backend)
 
 
 async def serve_until_signal(server: ByteServer) -> None:

@@ -7,14 +7,14 @@ from contextlib import suppress
 
 import anyio
 
-from .byte_transport import ByteTransport
+from .byte_transport import ReadTransport
 from .host import AnyioHost
 from .manager import WebSocketManager
 from .outgoing import PIECE, Outgoing
 from .tls import TlsSession
 
 
-class SocketTransport(ByteTransport):
+class SocketTransport(ReadTransport):
     """A socket as a connection's transport: written to at once, and by a task where the peer does not keep up."""
 
     __slots__ = ("_aborted", "_ending", "_outgoing", "_socket")

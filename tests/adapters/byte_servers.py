@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 from anyio.streams.tls import TLSStream
 
-from qaws import WebSocketManager, anyio_server, asyncio_server
+from qaws import WebSocketManager, anyio_server, asyncio_protocol, asyncio_server
 from qaws.server import ByteServer
 from qaws_proto.wire.client import Accepted, ClientLink, Rejected
 from qaws_proto.wire.frames import CloseReceived, TextReceived
@@ -30,6 +30,8 @@ class Adapter(NamedTuple):
 
 
 ADAPTERS = {
+    "protocol-asyncio": Adapter(asyncio_protocol.WebSocketServer, ("asyncio", {"use_uvloop": False})),
+    "protocol-uvloop": Adapter(asyncio_protocol.WebSocketServer, ("asyncio", {"use_uvloop": True})),
     "asyncio-asyncio": Adapter(asyncio_server.WebSocketServer, ("asyncio", {"use_uvloop": False})),
     "asyncio-uvloop": Adapter(asyncio_server.WebSocketServer, ("asyncio", {"use_uvloop": True})),
     "anyio-asyncio": Adapter(anyio_server.WebSocketServer, ("asyncio", {"use_uvloop": False})),

@@ -32,6 +32,7 @@ from qaws_proto.wire.frames import BinaryReceived, Encoded
 from qaws_proto.wire.link import ByteLink
 
 ADAPTERS = {
+    "protocol": Choice("protocol", "uvloop"),
     "asyncio": Choice("asyncio", "asyncio"),
     "anyio-asyncio": Choice("anyio", "asyncio"),
     "anyio-uvloop": Choice("anyio", "uvloop"),

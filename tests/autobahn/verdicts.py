@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-SERVERS = ("asyncio", "anyio-asyncio", "anyio-uvloop", "anyio-trio")
+SERVERS = ("protocol", "asyncio", "anyio-asyncio", "anyio-uvloop", "anyio-trio")
 CLIENT = "client"
 TARGETS = (*SERVERS, CLIENT)
 

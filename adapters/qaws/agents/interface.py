@@ -56,6 +56,21 @@ class RunContext:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Run(Protocol):
+    """What a RunContext is made of: `StartRun`, or such a context."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
 class AgentError(TypeError):
     """This object cannot be called as an agent; the text says why."""
 
@@ -99,13 +114,13 @@ class Agent:
         # What a decorator hides is not asked for: a plain function around a coroutine may well block (`asyncio.run`).
         self._blocking = not (inspect.iscoroutinefunction(self._call) or inspect.isasyncgenfunction(self._call))
 
-    async def run(self, message: str, context: RunContext, emit: Emit, started: Callable[[], None]) -> object:
+    async def run(self, message: str, run: Run, emit: Emit, started: Callable[[], None]) -> object:
         """Call the agent. Pieces and steps go to `emit`, as they come; what it returns is returned, or PIECES.
 
         `started` is called where the call had to wait for a thread. A blocking agent keeps its thread until it
         returns, cancelled or not: Python cannot stop a thread.
         """
-        arguments = self._arguments(context)
+        arguments = self._arguments(run) if self._wants else {}
         if self._blocking:
             if self._limiter is None:
                 self._limiter = anyio.CapacityLimiter(self._threads)
@@ -141,7 +156,8 @@ class Agent:
             # The agent's own, since Ctrl-C interrupts the main thread alone; out there they would end more than a run.
             raise RuntimeError(f"the agent raised {type(error).__name__}") from error
 
-    def _arguments(self, context: RunContext) -> dict[str, Any]:
+    def _arguments(self, run: Run) -> dict[str, Any]:
+        context = RunContext(run.run_id, run.session_id, run.user_id, run.stream, run.metadata)
         return {name: context if name == "context" else getattr(context, name) for name in self._wants}
 
 

@@ -50,7 +50,8 @@ async def test_a_client_that_never_reads_is_closed_and_others_are_not_affected(a
 async def test_a_client_that_reads_slowly_but_steadily_is_not_closed(
     adapter: Adapter, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qaws.asyncio_server.PROGRESS", 0.02)  # that of one adapter: how often it looks
+    for driver in ("asyncio_protocol", "asyncio_server"):
+        monkeypatch.setattr(f"qaws.{driver}.PROGRESS", 0.02)  # how often these look
     size, timeout = 3_000_000, 0.4
 
     async def agent(message: str) -> AsyncIterator[str]:
