@@ -337,9 +337,8 @@ class Sessions:
     def left(self, session: Session, now: Now) -> None:
         """Where nobody reads a session, its runs go on; after `ttl` without a reader it ends."""
         if not session.cursors:
-            if session.number not in self._detached:
-                own = self._by_owner[session.owner]
-                own[session.id] = own.pop(session.id)  # in the order of leaving, as in `_detached`
+            own = self._by_owner[session.owner]
+            own[session.id] = own.pop(session.id)  # in the order of leaving, as in `_detached`
             self._detached[session.number] = session
             self._timers.set(Reason.SESSION, session.number, now.mono + self.config.ttl)
 
