@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 
+PIECE = 64 * 1024  # bytes that are joined for one write
 IDS = 64  # drawn at once: asking the system for each takes longer than a message does in all
 
 
@@ -148,6 +149,7 @@ class WebSocketManager(LiveControl):
         self._host: Host | None = None
         self._numbers = count(1)
         self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
+        self._unsent: dict[int, bytes] = {}  # of this turn, by connection
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
@@ -163,8 +165,8 @@ class WebSocketManager(LiveControl):
         self._perform: dict[type, Callable[[Any], None]] = {
             SendBytes: self._send,
             **dict.fromkeys(get_args(MessageEffect), self._say),
-            CloseWrite: lambda effect: self._transports[effect.connection].close_write(),
-            DropConnection: lambda effect: self._transports.pop(effect.connection).drop(),
+            CloseWrite: self._close_write,
+            DropConnection: self._drop,
             PauseReading: lambda effect: self._transports[effect.connection].pause_reading(),
             ResumeReading: lambda effect: self._transports[effect.connection].resume_reading(),
             StartRun: self._runs.start,
@@ -251,31 +253,63 @@ class WebSocketManager(LiveControl):
 
     def feed(self, event: Input) -> None:
         """Steps 2 to 5 of the drive loop for one input. Inputs that come while effects are performed wait for them."""
-        inputs, perform = self._inputs, self._perform
-        if inputs or self._performing:
-            inputs.append(event)
-            if self._performing:
-                return
-            event = inputs.popleft()
-        self._performing = True
-        try:
-            while True:
-                now = self._clock()  # 2. read both clocks once
-                for effect in self.gateway.step(event, now):  # 3. step
-                    perform[type(effect)](effect)  # 4. perform the effects in order
-                if not inputs:
-                    break
-                event = inputs.popleft()
-        finally:
-            self._performing = False
-        if self._runs.starting:
+        self._inputs.append(event)
+        if self._performing:
+            return
+        self._turn()
+        if self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
+            return
+        while self._runs.starting:
             self._runs.begin()
+            self._turn()
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
 
+    def _turn(self) -> None:
+        """All inputs that are here, and then all that they have for each connection in one write."""
+        inputs, perform = self._inputs, self._perform
+        self._performing = True
+        try:
+            while True:
+                while inputs:
+                    now = self._clock()  # 2. read both clocks once
+                    for effect in self.gateway.step(inputs.popleft(), now):  # 3. step
+                        perform[type(effect)](effect)  # 4. perform the effects in order
+                if self._runs.beginning or not self._unsent:
+                    break
+                self._flush()
+        finally:
+            self._performing = False
+
     def _send(self, effect: SendBytes) -> None:
+        """Write when the turn ends: each write is a system call."""
         number, data = effect
-        self._transports[number].send(data)
+        held = self._unsent.get(number)
+        if held is None:
+            self._unsent[number] = data
+        elif len(held) + len(data) <= PIECE:
+            self._unsent[number] = held + data
+        else:
+            self._transports[number].send(held)
+            self._unsent[number] = data
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for number, data in unsent.items():
+            self._transports[number].send(data)
+
+    def _flush_one(self, number: int) -> None:
+        data = self._unsent.pop(number, None)
+        if data is not None:
+            self._transports[number].send(data)
+
+    def _close_write(self, effect: CloseWrite) -> None:
+        self._flush_one(effect.connection)
+        self._transports[effect.connection].close_write()
+
+    def _drop(self, effect: DropConnection) -> None:
+        self._flush_one(effect.connection)
+        self._transports.pop(effect.connection).drop()
 
     def _say(self, effect: MessageEffect) -> None:
         self._transports[effect.connection].say(effect)

@@ -43,7 +43,7 @@ class AgentRuns:
         self._carrier: Carrier | None = None  # on asyncio, from the first run on
         self.active: dict[str, _ActiveRun] = {}  # by run id
         self.starting: deque[StartRun] = deque()  # those that `begin` has to begin
-        self._beginning = False
+        self.beginning = False  # first steps are being taken
 
     def attach(self, spawn: Spawn) -> None:
         """The event loop, on which runs are tasks from now on."""
@@ -60,14 +60,12 @@ class AgentRuns:
 
     def begin(self) -> None:
         """Begin what was started. What is started meanwhile waits for its turn, and not on top of who starts it."""
-        if self._beginning:
-            return
-        self._beginning = True
+        self.beginning = True
         try:
             while self.starting:
                 self._begin(self.starting.popleft())
         finally:
-            self._beginning = False
+            self.beginning = False
 
     def _begin(self, run: StartRun) -> None:
         assert self._spawn is not None
