@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +23,7 @@ from qaws import (
     WebSocketConfig,
     WebSocketManager,
 )
+from qaws.manager import PIECE
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import BytesReceived, ConnectionLost, WriteBlocked, WriteDrained
 
@@ -74,6 +78,47 @@ async def test_inputs_fed_while_effects_are_performed_wait_for_their_turn(anyio_
         assert other.done[-1] == "drop"  # but right after it
 
 
+async def test_a_turn_writes_once(anyio_backend: str) -> None:
+    """Acknowledgements go out before an agent is called, and all answers of agents that never wait together."""
+
+    async def agent(message: str) -> str:
+        called.append(list(peer.done))
+        return message
+
+    called: list[list[str]] = []
+    async with serving(agent, anyio_backend) as manager:
+        peer = Peer(manager)
+        peer.say("chat_message", content="first")  # on asyncio the next runs begin at once
+        await peer.hear("agent_response")
+        await anyio.wait_all_tasks_blocked()
+        called.clear()
+        peer.done.clear()
+        peer.say_all(*(("chat_message", {"content": name, "id": name}) for name in "abc"))
+        assert [(await peer.hear("agent_response")).content for _ in "abc"] == ["a", "b", "c"]
+        assert called[0] == ["send"]
+        assert peer.done == (["send"] * 2 if anyio_backend == "asyncio" else ["send"] * 4)
+
+
+async def test_a_write_has_so_many_bytes_and_no_more(anyio_backend: str) -> None:
+    class Measuring(Peer):
+        def send(self, data: bytes) -> None:
+            written.append(len(data))
+            super().send(data)
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        for _ in range(10):
+            yield "x" * 30_000
+
+    written: list[int] = []
+    async with serving(agent, anyio_backend, agent={"roll_up": 0}) as manager:
+        peer = Measuring(manager)
+        peer.say("chat_message", content="?", stream=True)
+        assert (await peer.hear("agent_response")).content == "x" * 300_000
+        pieces = [size for size in written if size < 300_000]
+        assert sum(pieces) > 300_000
+        assert max(pieces) <= PIECE
+
+
 async def test_a_mistake_of_an_adapter_leaves_the_manager_usable(anyio_backend: str) -> None:
     async with serving(echo, anyio_backend) as manager:
         with pytest.raises(ValueError, match="was never opened"):
@@ -81,6 +126,26 @@ async def test_a_mistake_of_an_adapter_leaves_the_manager_usable(anyio_backend: 
         peer = Peer(manager)
         peer.say("chat_message", content="hola")
         assert (await peer.hear("agent_response")).content == "hola"
+
+
+FORKING = """
+import os, sys
+from qaws.manager import random_id
+
+drawn = [random_id()]
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(*(random_id() for _ in range(100)), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_gives_other_ids() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=True)
+    given = done.stdout.split()
+    assert len(given) == len(set(given)) == 200
+    assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in given)
 
 
 # ── what agents give ─────────────────────────────────────────────────────────────────────────────────────────────────
