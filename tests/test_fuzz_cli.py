@@ -64,8 +64,9 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "a timer outlives its run": Fault(
-        "conversation/runs.py", "        self._timers.clear(Reason.GIVE_UP, run.id)\n        if run.session",
-        "        if run.session", "KeyError",
+        "conversation/runs.py",
+        "        self._timers.clear(Reason.RUN if run.state is State.RUNNING else Reason.GIVE_UP, run.id)\n", "",
+        "KeyError",
     ),
     "a session stays that nobody reads": Fault(
         "gateway.py", "            self._sessions.forget(session)\n", "            pass\n",

@@ -43,7 +43,10 @@ async def stubborn(message):
         await anyio.sleep(3600)
 """
 
-CHOICES = [("asyncio", "asyncio"), ("asyncio", "uvloop"), ("anyio", "asyncio"), ("anyio", "uvloop"), ("anyio", "trio")]
+CHOICES = [
+    ("protocol", "asyncio"), ("protocol", "uvloop"), ("asyncio", "asyncio"), ("asyncio", "uvloop"),
+    ("anyio", "asyncio"), ("anyio", "uvloop"), ("anyio", "trio"),
+]  # fmt: skip
 EVERYWHERE = pytest.mark.parametrize("choice", CHOICES, ids="-".join)
 
 
@@ -317,13 +320,14 @@ def test_a_backend_that_is_not_installed_is_named(
 
 
 def test_the_fastest_that_is_installed_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(None, None) == Choice("asyncio", "uvloop")
+    assert choose(None, None) == Choice("protocol", "uvloop")
     assert choose(None, "trio") == Choice("anyio", "trio")
     assert choose("anyio", None) == Choice("anyio", "uvloop")
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert choose(None, None) == Choice("asyncio", "asyncio")
-    with pytest.raises(UsageError):
-        choose("asyncio", "trio")
+    assert choose(None, None) == Choice("protocol", "asyncio")
+    for adapter in ("protocol", "asyncio"):
+        with pytest.raises(UsageError):
+            choose(adapter, "trio")  # type: ignore[arg-type]  # it is one of them
 
 
 # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -77,8 +77,8 @@ LEFT_OUT: dict[type, dict[str, str]] = {
         "input_tokens": PRINTED, "output_tokens": PRINTED,
     },
     Connection: {
-        "address": FIXED, "address_key": FIXED, "session_id": "no act names it, but for the first", "epoch": "as that",
-        "trace": FIXED, "traffic": PRINTED, "_assembling": FIXED, "_bad": FIXED, "_budget": FAR, "_charged": FAR,
+        "account": FIXED, "address": FIXED, "address_key": FIXED, "epoch": "as `session_id`",
+        "session_id": "no act names it, but for the first", "trace": FIXED, "traffic": PRINTED, "_assembling": FIXED, "_bad": FIXED, "_budget": FAR, "_charged": FAR,
         "_credential": FIXED, "_discarded": FAR, "_heard_at": FAR, "_node": SHARED, "_out": FIXED, "_pinged_at": FAR,
         "_scrape": FIXED, "_strikes": FIXED, "_tally": DERIVED,
     },
@@ -86,7 +86,9 @@ LEFT_OUT: dict[type, dict[str, str]] = {
         "_config": SETTINGS, "_timers": SHARED, "_outbox": SHARED, "changes": FIXED, "_batch": "a number, and no more",
         "_size": FAR, "_noted_at": PRINTED,
     },
-    Timers: {"_heap": DERIVED, "_count": "orders timers of one time: `_due` is looked at in that order"},
+    Timers: {
+        "_heap": DERIVED, "_stale": DERIVED, "_count": "orders timers of one time: `_due` is looked at in that order",
+    },
     Chats: {
         "_node": SHARED, "_connections": SHARED, "_sessions": SHARED, "_runs": SHARED, "_journal": SHARED,
         "_voice": SHARED, "handlers": FIXED,
