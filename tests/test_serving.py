@@ -327,7 +327,7 @@ def test_the_fastest_that_is_installed_is_the_default(monkeypatch: pytest.Monkey
     assert choose(None, None) == Choice("protocol", "asyncio")
     for adapter in ("protocol", "asyncio"):
         with pytest.raises(UsageError):
-            choose(adapter, "trio")  # type: ignore[arg-type]  # it is one of them
+            choose(adapter, "trio")
 
 
 # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────────

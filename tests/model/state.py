@@ -78,7 +78,8 @@ LEFT_OUT: dict[type, dict[str, str]] = {
     },
     Connection: {
         "account": FIXED, "address": FIXED, "address_key": FIXED, "epoch": "as `session_id`",
-        "session_id": "no act names it, but for the first", "trace": FIXED, "traffic": PRINTED, "_assembling": FIXED, "_bad": FIXED, "_budget": FAR, "_charged": FAR,
+        "session_id": "no act names it, but for the first", "trace": FIXED, "traffic": PRINTED,
+        "_assembling": FIXED, "_bad": FIXED, "_budget": FAR, "_charged": FAR,
         "_credential": FIXED, "_discarded": FAR, "_heard_at": FAR, "_node": SHARED, "_out": FIXED, "_pinged_at": FAR,
         "_scrape": FIXED, "_strikes": FIXED, "_tally": DERIVED,
     },
