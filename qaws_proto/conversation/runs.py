@@ -245,7 +245,8 @@ class Runs:
         if run is None:
             return
         begun(run)
-        run.input_tokens, run.output_tokens = tokens_of(event.input_tokens), tokens_of(event.output_tokens)
+        if event.input_tokens is not None or event.output_tokens is not None:
+            run.input_tokens, run.output_tokens = tokens_of(event.input_tokens), tokens_of(event.output_tokens)
         if run.state is not State.RUNNING:
             self._retire(run, now)
             return
