@@ -208,7 +208,8 @@ async def test_cancel_ends_an_answer_with_its_text_so_far(adapter: Adapter, mess
 
 @pytest.mark.clause("C3")
 async def test_a_client_is_used_again_and_again_and_nothing_is_left(adapter: Adapter) -> None:
-    async with talking(adapter) as (node, _):  # the server has done once what it does for the first one
+    async with talking(adapter) as (node, first):
+        assert (await first.ask("?")).content == "?"  # the server has done once what it does for the first one
         for number in range(3):
             async with nothing_left(), QAWebSocketClient(url(node)) as client:
                 assert (await client.ask(str(number))).content == str(number)
