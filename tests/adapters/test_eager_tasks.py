@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from qaws import WebSocketServer
-from qaws_proto.inputs import RunFailed, RunFinished, WriteBlocked, WriteDrained
+from qaws_proto.inputs import WriteBlocked, WriteDrained
 
 from .peers import Peer, Recorded, driven, eager_event_loop, open_config
 
@@ -103,27 +103,6 @@ async def test_an_agent_that_never_waits_is_not_pulled_while_its_reader_is_behin
         peer.read_on()
         manager.feed(WriteDrained(peer.number))
         assert (await peer.hear("agent_response")).content == "x" * size * pieces
-
-
-@pytest.mark.clause("C8")
-async def test_a_task_that_is_cancelled_before_the_agent_begins_still_tells_an_end() -> None:
-    called: list[str] = []
-
-    async def agent(message: str) -> str:
-        called.append(message)
-        return message
-
-    manager = Recorded(open_config(metrics={"enabled": False}), agent=agent)  # they have a task, which would be let end
-
-    async def leave_with_a_run() -> None:
-        async with driven(manager, "asyncio"):
-            Peer(manager).say("chat_message", content="?")
-
-    with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):  # which is the host's own, and reaches it
-        await leave_with_a_run()
-    assert not called
-    assert not manager._runs.active
-    assert [type(one) for one in manager.inputs if isinstance(one, RunFinished | RunFailed)] == [RunFailed]
 
 
 async def test_a_server_streams_cancels_and_drains() -> None:
