@@ -34,6 +34,10 @@ class AsyncioHost(AnyioHost):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call this behind what is ready."""
+        asyncio.get_running_loop().call_soon(function)
+
     @property
     def running(self) -> int:
         """Tasks that have not ended."""

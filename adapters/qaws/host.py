@@ -34,6 +34,9 @@ class TaskHost(Protocol):
     def wake_at(self, deadline: float | None) -> None:
         """Call what it was made with at this time of the monotonic clock; None: no need to."""
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call this as soon as the event loop has done what is ready now; or at once, where that costs less."""
+
     @property
     def running(self) -> int:
         """Tasks that have not ended."""
@@ -68,6 +71,14 @@ class AnyioHost:
             self._running -= 1
             if self._running == 0 and self._idle is not None:
                 self._idle.set()
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call this behind what is ready on asyncio; at once on trio, whose queue costs more than it saves."""
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_run():
+            function()
+        else:
+            asyncio.get_running_loop().call_soon(function)
 
     @property
     def running(self) -> int:

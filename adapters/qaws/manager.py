@@ -8,10 +8,9 @@ What belongs to an event loop comes through two ports: a `Transport` for each co
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -47,6 +46,7 @@ from qaws_proto.inputs import (
 
 from .agents import Agent
 from .control import LiveControl
+from .ids import random_id
 from .keys import KeyPort
 from .running import AgentRuns
 from .safety import log_warnings, require_safe
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 
 PIECE = 64 * 1024  # bytes that are joined for one write
-IDS = 64  # drawn at once: asking the system for each takes longer than a message does in all
 
 
 class AnyTransport(Protocol):
@@ -102,6 +101,9 @@ class Host(Protocol):
 
     def wake_at(self, deadline: float | None) -> None:
         """Call `manager.wake()` at `deadline` (seconds of the monotonic clock); None: no need to."""
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call this as soon as the event loop has done what is ready now; or at once, where that costs less."""
 
 
 class WebSocketManager(LiveControl):
@@ -150,6 +152,8 @@ class WebSocketManager(LiveControl):
         self._numbers = count(1)
         self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
         self._unsent: dict[int, bytes] = {}  # of this turn, by connection
+        self._writes_soon = False
+        self._soon: Callable[[Callable[[], None]], None] = _at_once  # until there is a host
         self._inputs: deque[Input] = deque()
         self._performing = False
         self._log = NoteLogger(config.logging)
@@ -215,7 +219,7 @@ class WebSocketManager(LiveControl):
         """The event loop that drives this manager. Raises ConfigError where it is unsafe to serve, or has no agent."""
         self._require_ready()
         opened = None if self.store_port is None else self.store_port.attach(host.spawn)
-        self._host = host
+        self._host, self._soon = host, host.soon
         self._runs.attach(host.spawn)
         if self.metrics is not None:
             host.spawn(self.metrics.lag.run)
@@ -254,35 +258,54 @@ class WebSocketManager(LiveControl):
     def feed(self, event: Input) -> None:
         """Steps 2 to 5 of the drive loop for one input. Inputs that come while effects are performed wait for them."""
         self._inputs.append(event)
-        if self._performing:
-            return
+        if not self._performing:
+            self._go_on()
+
+    def _go_on(self) -> None:
         self._turn()
         if self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
             return
         while self._runs.starting:
+            if self._unsent:  # who waits for an acknowledgement need not wait for an agent
+                self._write([run.asker for run in self._runs.starting])
+                self._turn()
             self._runs.begin()
-            self._turn()
+        if self._unsent and not self._writes_soon:
+            self._writes_soon = True
+            self._soon(self._write_all)
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
 
     def _turn(self) -> None:
-        """All inputs that are here, and then all that they have for each connection in one write."""
         inputs, perform = self._inputs, self._perform
         self._performing = True
         try:
-            while True:
-                while inputs:
-                    now = self._clock()  # 2. read both clocks once
-                    for effect in self.gateway.step(inputs.popleft(), now):  # 3. step
-                        perform[type(effect)](effect)  # 4. perform the effects in order
-                if self._runs.beginning or not self._unsent:
-                    break
-                self._flush()
+            while inputs:
+                now = self._clock()  # 2. read both clocks once
+                for effect in self.gateway.step(inputs.popleft(), now):  # 3. step
+                    perform[type(effect)](effect)  # 4. perform the effects in order
+        finally:
+            self._performing = False
+
+    def _write_all(self) -> None:
+        """Write what a turn of the event loop has for each connection, in one piece: each write is a system call, and
+        wakes the peer."""
+        self._writes_soon = False
+        self._write(list(self._unsent))
+        if self._inputs:
+            self._go_on()
+
+    def _write(self, numbers: Iterable[int | None]) -> None:
+        self._performing = True  # a transport that has too much says so, and is heard behind the others
+        try:
+            for number in numbers:
+                if number is not None:
+                    self._flush(number)
         finally:
             self._performing = False
 
     def _send(self, effect: SendBytes) -> None:
-        """Write when the turn ends: each write is a system call."""
+        """Write with what else there is for the connection."""
         number, data = effect
         held = self._unsent.get(number)
         if held is None:
@@ -293,22 +316,17 @@ class WebSocketManager(LiveControl):
             self._transports[number].send(held)
             self._unsent[number] = data
 
-    def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, {}
-        for number, data in unsent.items():
-            self._transports[number].send(data)
-
-    def _flush_one(self, number: int) -> None:
+    def _flush(self, number: int) -> None:
         data = self._unsent.pop(number, None)
         if data is not None:
             self._transports[number].send(data)
 
     def _close_write(self, effect: CloseWrite) -> None:
-        self._flush_one(effect.connection)
+        self._flush(effect.connection)
         self._transports[effect.connection].close_write()
 
     def _drop(self, effect: DropConnection) -> None:
-        self._flush_one(effect.connection)
+        self._flush(effect.connection)
         self._transports.pop(effect.connection).drop()
 
     def _say(self, effect: MessageEffect) -> None:
@@ -375,23 +393,12 @@ def _recording(
     return Recording(folder, config, **ports)
 
 
-def random_id() -> str:
-    """A new id: 128 random bits in hexadecimal."""
-    while True:
-        try:
-            return _ids.pop()
-        except IndexError:  # also where another thread has taken the last one
-            bits = secrets.token_hex(16 * IDS)
-            _ids.extend(bits[at : at + 32] for at in range(0, len(bits), 32))
-
-
-_ids: list[str] = []
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_ids.clear)  # two processes must not give the same ones
-
-
 def _both_clocks() -> Now:
     return Now(time.monotonic(), time.time())
+
+
+def _at_once(function: Callable[[], None]) -> None:
+    function()
 
 
 def _nothing() -> None:

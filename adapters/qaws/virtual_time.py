@@ -278,6 +278,10 @@ class VirtualHost:
         if error is not None:
             self._loop.fail(error)
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call this behind what is ready."""
+        self._loop.call_soon(function)
+
     @property
     def running(self) -> int:
         """Tasks that have not ended."""

@@ -42,6 +42,9 @@ class AsyncioHost:
 
         self.tasks.add(asyncio.get_running_loop().create_task(call()))
 
+    def soon(self, function: Callable[[], None]) -> None:
+        function()
+
     def wake_at(self, deadline: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -78,6 +81,9 @@ class TrioHost:
     def spawn(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(function, *arguments)
+
+    def soon(self, function: Callable[[], None]) -> None:
+        function()
 
     def wake_at(self, deadline: float | None) -> None:
         self._deadline = float("inf") if deadline is None else deadline

@@ -99,6 +99,32 @@ async def test_a_turn_writes_once(anyio_backend: str) -> None:
         assert peer.done == (["send"] * 2 if anyio_backend == "asyncio" else ["send"] * 4)
 
 
+async def test_a_turn_of_the_event_loop_writes_once_to_each_connection(anyio_backend: str) -> None:
+    """However many inputs it had; what closes or drops a connection writes first."""
+    later: list[Callable[[], None]] = []
+    async with serving(echo, anyio_backend) as manager:
+        peer, other = Peer(manager), Peer(manager)
+        manager._soon = later.append
+        for one in (peer, other):
+            one.done.clear()
+        for number in range(3):
+            peer.say("ping", id=str(number))
+            other.say("ping", id=str(number))
+        assert (peer.done, other.done, len(later)) == ([], [], 1)
+        later.pop()()
+        assert (peer.done, other.done, later) == (["send"], ["send"], [])
+        assert [(await peer.hear("pong")).id for _ in range(3)] == ["0", "1", "2"]
+        peer.say("ping", id="last")
+        manager.feed(ConnectionLost(peer.number))
+        assert peer.done == ["send", "send", "drop"]
+        other.say("ping", id="last")
+        manager.feed(BytesReceived(other.number, b"\x88\x82\x00\x00\x00\x00\x03\xe8"))  # its Close
+        assert other.done == ["send", "send", "close_write"]
+        assert (await other.hear("pong", id="last")).id == "last"
+        assert len(later) == 1
+        later.pop()()  # nothing is left to write
+
+
 async def test_a_write_has_so_many_bytes_and_no_more(anyio_backend: str) -> None:
     class Measuring(Peer):
         def send(self, data: bytes) -> None:
@@ -130,7 +156,7 @@ async def test_a_mistake_of_an_adapter_leaves_the_manager_usable(anyio_backend: 
 
 FORKING = """
 import os, sys
-from qaws.manager import random_id
+from qaws.ids import random_id
 
 drawn = [random_id()]
 child = os.fork()
@@ -551,6 +577,9 @@ async def test_set_qa_agent_decides_who_answers_from_then_on(anyio_backend: str)
 
 class NoHost:
     def spawn(self, function: object, *arguments: object) -> None:
+        raise AssertionError
+
+    def soon(self, function: object) -> None:
         raise AssertionError
 
     def wake_at(self, deadline: float | None) -> None:

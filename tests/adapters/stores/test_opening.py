@@ -216,6 +216,9 @@ class NoHost:
     def spawn(self, function: object, *arguments: object) -> None:
         raise AssertionError
 
+    def soon(self, function: object) -> None:
+        raise AssertionError
+
     def wake_at(self, deadline: float | None) -> None:
         raise AssertionError
 
