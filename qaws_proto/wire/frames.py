@@ -299,7 +299,9 @@ class Frames:
         return bytes(self._judge.send(BytesMessage(payload)))
 
     def ping(self, payload: bytes) -> bytes:
-        """A ping; at most 125 bytes of payload."""
+        """A ping of at most 125 bytes, or nothing once a Close went either way."""
+        if self._state is not ConnectionState.OPEN:
+            return b""
         if self._client or len(payload) > 125:
             return bytes(self._judge.send(Ping(payload)))
         return bytes((_PING, len(payload))) + payload

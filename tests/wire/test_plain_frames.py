@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.utilities import LocalProtocolError
 
 from qaws_proto.testing.frames import BINARY, CLOSE, MASK, PING, PONG, TEXT, Frame
 from qaws_proto.testing.strategies import compressed_messages, cuts, frame_streams, splits
@@ -61,6 +62,14 @@ def agree(quick: Frames, judged: Frames, until: int | None = None) -> None:
             return
 
 
+def written(act: Callable[[Frames], bytes], frames: Frames) -> bytes | str:
+    """What is written; a client that says something behind its Close is mistaken."""
+    try:
+        return act(frames)
+    except LocalProtocolError as error:
+        return str(error)
+
+
 def same_masks() -> AbstractContextManager[object]:
     """wsproto draws masks of a client at random: for the time of an act they are all the same."""
     return patch.object(os, "urandom", lambda size: b"mask"[:size])
@@ -80,7 +89,7 @@ def test_any_bytes_in_any_reads(client: bool, data: st.DataObject) -> None:
         judged.receive(read)
         agree(quick, judged, quick.frames + data.draw(st.sampled_from((0, 1, 2))))
         with same_masks():
-            assert ACTS[act](quick) == ACTS[act](judged)
+            assert written(ACTS[act], quick) == written(ACTS[act], judged)
         agree(quick, judged)
 
 
