@@ -161,3 +161,12 @@ def test_wsproto_is_not_made_for_plain_frames() -> None:
     quick.receive(Frame(BINARY, b"").dump())
     assert quick.next_event() is not None
     assert quick._wsproto is not None
+
+
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+def test_nothing_is_asked_or_answered_behind_our_close(client: bool) -> None:
+    for frames in pair(client=client):
+        assert frames.ping(b"")
+        assert frames.pong(b"")
+        assert frames.close(1000)
+        assert (frames.ping(b""), frames.pong(b""), frames.close(1000)) == (b"", b"", b"")
