@@ -24,9 +24,12 @@ class Carrier:
         self._loop: asyncio.AbstractEventLoop
         self._parked: asyncio.Future[None]
         self._carried: _Rest | None = None
+        self._released = False
 
     async def carry(self) -> None:
         """The task. It ends with the coroutine that it carries, or when it is cancelled before there is one."""
+        if self._released:  # before it was parked
+            return
         self._loop = asyncio.get_running_loop()
         self._parked = self._loop.create_future()
         self.task = task = asyncio.current_task()
@@ -41,6 +44,12 @@ class Carrier:
         assert self._carried is not None
         with suppress(asyncio.CancelledError):  # as a cancel scope takes it: the coroutine has told its end
             await self._carried
+
+    def release(self) -> None:
+        """End the task, which carries nothing, and will not."""
+        self._released = True
+        if self.task is not None:
+            self.task.cancel()
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Take the first step of a coroutine. False: it waits, or has raised; this carrier is taken from now on."""

@@ -86,8 +86,8 @@ class AgentRuns:
 
     def release(self) -> None:
         """No run starts any more."""
-        if self._carrier is not None and self._carrier.task is not None:
-            self._carrier.task.cancel()
+        if self._carrier is not None:
+            self._carrier.release()
 
     def cancel(self, effect: CancelRun) -> None:
         """Tell the agent to stop. The end of the run is told to the node all the same."""

@@ -194,7 +194,14 @@ def _alone(work: Work) -> None:
     asyncio.run(main())
 
 
-async def test_one_that_was_never_taken_ends_when_it_is_cancelled(carrier: Carrier) -> None:
-    assert carrier.task is not None
-    carrier.task.cancel()
-    assert await ended(carrier) is None
+@pytest.mark.parametrize("parked", [False, True])
+async def test_one_that_was_never_taken_ends_when_it_is_released(parked: bool) -> None:
+    """Also before it is parked: a server that stops then would wait for it."""
+    carrier = Carrier()
+    task = asyncio.create_task(carrier.carry())
+    while parked and carrier.task is None:
+        await asyncio.sleep(0)
+    carrier.release()
+    ended, _ = await asyncio.wait((task,), timeout=5)
+    task.cancel()
+    assert ended
