@@ -241,28 +241,28 @@ class Chats:
                 self._runs.restore(session, record, now, again=again and not gate.blocks.user(stored.owner, now))
             self._sessions.left(session, now)
 
-    def session_loaded(self, event: SessionLoaded, now: Now) -> list[Connection]:
-        """A session is here, or is known not to exist. Gives the connections that waited for it."""
+    def session_loaded(self, event: SessionLoaded, now: Now) -> None:
+        """A session is here, or is known not to exist: who waited for it goes on."""
         session = self._loading(event.owner, event.session_id)
         if session is None:
-            return []
+            return
         if event.stored is not None:
             session.restore(event.stored)
-        return self._arrive(session, None, event.stored is not None, now)
+        self._arrive(session, None, event.stored is not None, now)
 
-    def load_failed(self, event: LoadFailed, now: Now) -> list[Connection]:
-        """A session could not be read: whoever named it is told so. Gives the connections that waited for it."""
+    def load_failed(self, event: LoadFailed, now: Now) -> None:
+        """A session could not be read: whoever named it is told so, and goes on."""
         session = self._loading(event.owner, event.session_id)
         if session is None:
-            return []
+            return
         self._node.outbox.add(Note("node", "ERROR", "load_failed", {"session_id": event.session_id}, event.cause))
-        return self._arrive(session, Fault.STORAGE_UNAVAILABLE, False, now)
+        self._arrive(session, Fault.STORAGE_UNAVAILABLE, False, now)
 
     def _loading(self, owner: str, session_id: str) -> Session | None:
         session = self._sessions.find(owner, session_id)
         return session if session is not None and session.arrivals is not None else None
 
-    def _arrive(self, session: Session, fault: Fault | None, exists: bool, now: Now) -> list[Connection]:
+    def _arrive(self, session: Session, fault: Fault | None, exists: bool, now: Now) -> None:
         """Handle what was said meanwhile to a session that was loaded; forget it where nothing comes of it."""
         arrivals, session.arrivals = session.arrivals, None
         released = []
@@ -283,7 +283,8 @@ class Chats:
                 self._handle(connection, connection.principal, session, event, now)
         if not session.cursors:  # so nothing was said in it
             self._sessions.forget(session)
-        return released
+        for connection in released:  # what they have sent since
+            connection.turn(now)
 
     def records_saved(self, event: RecordsSaved, now: Now) -> None:
         """What was said is kept, and is heard; messages are accepted."""

@@ -1,13 +1,13 @@
 """One server connection: its phases, its deadlines, and the joins wire → events → gate.
 
 Every transition of a phase is in `TRANSITIONS`, and made by `_enter`. The connection does not know what a chat is: it
-yields the events that pass the gate, and says what it is told to say. One class in one long file, since its phases
+hands on the events that pass the gate, and says what it is told to say. One class in one long file, since its phases
 share its state; what can be decided without it stands elsewhere (handshake, credential, outflow).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf, nextafter
@@ -86,11 +86,22 @@ class Node:
     sessions: Sessions
     counts: Counts
     ending: list[Connection] = field(default_factory=list)  # those that began to close, or closed, in this turn
+    handle: Callable[[Connection, ClientEvent, Now], None] = field(init=False)  # takes each event that passes the gate
     noted: Seldom = field(init=False)  # the addresses whose refusals are in the log (H3)
+    frames_per_turn: int = field(init=False)  # these are looked at with every frame, and a model's fields are slow
+    frames_per_second: int = field(init=False)
+    frame_burst: int = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.config.limits
         self.noted = Seldom(limits.refusal_interval, limits.refusal_addresses)
+        self.configure(self.config)
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Go by these settings from now on."""
+        self.config, limits = config, config.limits
+        self.frames_per_turn, self.frames_per_second = limits.frames_per_turn, limits.frames_per_second
+        self.frame_burst = limits.frame_burst
 
 
 class Connection:
@@ -141,27 +152,27 @@ class Connection:
 
     # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, data: bytes | str, now: Now) -> Iterable[ClientEvent]:
-        """Bytes came, or a message. Gives each event that passes the gate, before anything behind it is looked at."""
+    def receive(self, data: bytes | str, now: Now) -> None:
+        """Bytes came, or a message. Each event that passes the gate is handled before what is behind it is looked at."""
         self._heard_at = now.mono
         if self.phase is Phase.CLOSING:
             self._discarded += len(data)
             if self._discarded > self._node.config.limits.discard:
                 self.drop(now)
-                return ()
+                return
         self._link.receive(data)  # type: ignore[arg-type]  # the gateway has seen that it is what this link takes
-        return self.turn(now)
+        self.turn(now)
 
-    def turn(self, now: Now) -> Iterator[ClientEvent]:
+    def turn(self, now: Now) -> None:
         """Handle what has been received, up to `frames_per_turn`; the rest waits for a timer (F8)."""
-        link, limits = self._link, self._node.config.limits
-        until = link.frames + limits.frames_per_turn
+        link, node = self._link, self._node
+        until = link.frames + node.frames_per_turn
         while self.phase is not Phase.CLOSED and not self._held:
             event = link.next_event(until)
             frames = link.frames - self._charged
             if frames:
                 self._charged += frames
-                if not self._budget.charge(frames, now.mono, limits.frames_per_second, limits.frame_burst):
+                if not self._budget.charge(frames, now.mono, node.frames_per_second, node.frame_burst):
                     self._flooded(now)
                     return
             if event is None:
@@ -172,7 +183,7 @@ class Connection:
             if type(event) is TextReceived:
                 admitted = self._text(event.text, now)
                 if admitted is not None:
-                    yield admitted
+                    node.handle(self, admitted, now)
             else:
                 self._control(event, now)
         self._after_turn(now)
@@ -190,7 +201,7 @@ class Connection:
         """Whether a token of it could not be judged yet."""
         return self._asked is not None
 
-    def keys_came(self, now: Now) -> Iterator[ClientEvent]:
+    def keys_came(self, now: Now) -> None:
         """The keys that it waits for are here, or will not be: judge its token, and go on."""
         asked = self._stop_waiting()
         if isinstance(asked, Request):
@@ -198,7 +209,7 @@ class Connection:
         else:
             assert asked is not None, "it waits"
             self._authenticate(asked, now)
-        yield from self.turn(now)
+        self.turn(now)
 
     def _await_keys(self, asked: Request | Auth, now: Now) -> None:
         self._asked = asked
@@ -213,7 +224,7 @@ class Connection:
             self._node.timers.clear(Reason.AUTH, self.number)
         return asked
 
-    def disconnect(self, code: int, now: Now) -> Iterator[ClientEvent]:
+    def disconnect(self, code: int, now: Now) -> None:
         """The peer of a host that frames by itself has closed."""
         assert isinstance(self._link, MessageLink)
         if self.phase is Phase.HANDSHAKING:  # it waited for metrics or keys, and wants no answer any more
@@ -225,7 +236,7 @@ class Connection:
             return
         self._link.disconnect(code)
         self._out.clear()
-        yield from self.turn(now)
+        self.turn(now)
 
     def gone(self, now: Now) -> None:
         """The transport broke, or the peer sends no more: a socket without a reader of Close frames is of no use."""
@@ -599,7 +610,7 @@ class Connection:
         if refused is not None:
             self.refuse(refused, now, event)
             return None
-        if event.counted:
+        if self._strikes and event.counted:
             self._strikes = 0
         if type(event) is Ping:
             self.reply(Pong(id=event.id), now)

@@ -198,7 +198,7 @@ class Control:
         _check_words(event)
         before = self.limits()
         config = changed(self._node.config, event.changes)
-        self._node.config = config
+        self._node.configure(config)
         self._node.gate.configure(config)
         self._node.sessions.configure(config.sessions)
         self._runs.configure(config)

@@ -8,7 +8,7 @@ Owns no socket, clock, task, thread, logger or random source; docs/embedding.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .admission.addresses import parse_address
@@ -110,6 +110,7 @@ class Gateway:
         check_events(config.security.authorization, client_events.types.values())
         self.counts = Counts(client_events.types)
         self._node = Node(config, gate, client_events, self._timers, self._outbox, ids, self._sessions, self.counts)
+        self._node.handle = self._handle
         self._deflate = Deflate(config.server.compression) if config.server.compression.enabled else None
         self._handlers: dict[type[ClientEvent], Callable[[EventContext, Any], None]] = {
             event.model: event.handler for event in events
@@ -151,8 +152,8 @@ class Gateway:
                 StoreOpened: self._chats.store_opened,
                 RecordsSaved: self._records_saved,
                 SaveFailed: self._chats.save_failed,
-                SessionLoaded: self._session_loaded,
-                LoadFailed: self._load_failed,
+                SessionLoaded: self._chats.session_loaded,
+                LoadFailed: self._chats.load_failed,
             }
         authentication = config.security.authentication
         if gate.verifier is not None and authentication.key_source is not None:
@@ -236,7 +237,7 @@ class Gateway:
         link = MessageLink(event.connection, request, self.config.limits, upgrade=event.upgrade, denial=event.denial)
         connection = self._open(event.connection, event.peer, link, now)
         if connection is not None:
-            self._handle_all(connection, connection.turn(now), now)
+            connection.turn(now)
 
     def _open(
         self, number: int, address: str | None, link: ByteLink | MessageLink, now: Now, *, internal: bool = False
@@ -273,17 +274,17 @@ class Gateway:
             return
         if connection.framed:
             raise ValueError(f"connection {event.connection} takes messages, not bytes")
-        self._handle_all(connection, connection.receive(event.data, now), now)
+        connection.receive(event.data, now)
 
     def _message_received(self, event: MessageReceived, now: Now) -> None:
         connection = self._find_framed(event.connection)
         if connection is not None:
-            self._handle_all(connection, connection.receive(event.data, now), now)
+            connection.receive(event.data, now)
 
     def _close_received(self, event: CloseReceived, now: Now) -> None:
         connection = self._find_framed(event.connection)
         if connection is not None:
-            self._handle_all(connection, connection.disconnect(event.code, now), now)
+            connection.disconnect(event.code, now)
 
     def _find_framed(self, number: int) -> Connection | None:
         connection = self._find(number)
@@ -334,14 +335,12 @@ class Gateway:
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _handle_all(self, connection: Connection, events: Iterable[ClientEvent], now: Now) -> None:
-        handlers = self._chats.handlers
-        for event in events:
-            handle = handlers.get(type(event))
-            if handle is not None:
-                handle(connection, event, now)
-            else:
-                self._custom(connection, event, now)
+    def _handle(self, connection: Connection, event: ClientEvent, now: Now) -> None:
+        handle = self._chats.handlers.get(type(event))
+        if handle is not None:
+            handle(connection, event, now)
+        else:
+            self._custom(connection, event, now)
 
     def _custom(self, connection: Connection, event: ClientEvent, now: Now) -> None:
         """An event that a user added. What its handler raises is the user's mistake, and stays on this server (C1)."""
@@ -358,17 +357,6 @@ class Gateway:
         self._chats.records_saved(event, now)
         self._check_drained(now)
 
-    def _session_loaded(self, event: SessionLoaded, now: Now) -> None:
-        self._go_on(self._chats.session_loaded(event, now), now)
-
-    def _load_failed(self, event: LoadFailed, now: Now) -> None:
-        self._go_on(self._chats.load_failed(event, now), now)
-
-    def _go_on(self, held: Iterable[Connection], now: Now) -> None:
-        """The session that these connections waited for is here, or cannot be: look at what they have sent since."""
-        for connection in held:
-            self._handle_all(connection, connection.turn(now), now)
-
     # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _keys_settled(self, tell: Callable[[Any, Now], None]) -> Callable[[Any, Now], None]:
@@ -378,7 +366,7 @@ class Gateway:
             tell(event, now)
             for connection in list(self._connections.values()):
                 if connection.awaits_keys:  # still: what one of them says may have ended another
-                    self._handle_all(connection, connection.keys_came(now), now)
+                    connection.keys_came(now)
 
         return route
 
@@ -401,8 +389,7 @@ class Gateway:
             elif isinstance(owner, str):
                 self._runs.due(reason, owner, now)
             elif reason is Reason.BACKLOG:
-                connection = self._connections[owner]
-                self._handle_all(connection, connection.turn(now), now)
+                self._connections[owner].turn(now)
             else:
                 self._connections[owner].due(reason, now)
 
