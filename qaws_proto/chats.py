@@ -15,7 +15,7 @@ from .admission.tokens import Principal
 from .clock import Now
 from .connection import Connection, Node, Phase
 from .conversation.journal import Journal
-from .conversation.run import Asker, Run
+from .conversation.run import Run
 from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .conversation.voice import Voice
@@ -164,8 +164,7 @@ class Chats:
             self._repeat(connection, session, message.id, now)
             return
         user_id = principal.user_id if self._node.gate.verifier else message.user_id or principal.user_id
-        asker = Asker(connection.number, user_id, connection.account, connection.trace)
-        run = self._runs.submit(session, message, asker, now)
+        run = self._runs.submit(session, message, user_id, connection, now)
         if isinstance(run, Refusal):
             self._refuse(connection, run.fault, message, now, run.retry_after)
         elif self._node.config.logging.log_messages:

@@ -86,12 +86,10 @@ class Timers:
         name = (reason, owner)
         entry = (at, self._count, name)
         heappush(self._heap, entry)
-        if name in self._due:
-            self._due[name] = entry
-            self._stale += 1
-            self._settle()
-        else:
-            self._due[name] = entry
+        moved = self._due.get(name)
+        self._due[name] = entry
+        if moved is not None:
+            self._end(moved)
 
     def at(self, reason: Reason, owner: Owner) -> float | None:
         """The deadline of that name, or None where it is not set."""
@@ -100,9 +98,9 @@ class Timers:
 
     def clear(self, reason: Reason, owner: Owner) -> None:
         """Forget the deadline; nothing happens where there is none."""
-        if self._due.pop((reason, owner), None) is not None:
-            self._stale += 1
-            self._settle()
+        cleared = self._due.pop((reason, owner), None)
+        if cleared is not None:
+            self._end(cleared)
 
     def pop_due(self, mono: float) -> tuple[Reason, Owner] | None:
         """Take out the next name whose deadline has come, or None."""
@@ -113,13 +111,20 @@ class Timers:
         self._settle()
         return name
 
-    def _settle(self) -> None:
-        """Keep the top of the heap live, and the heap within twice its live entries."""
+    def _end(self, entry: _Entry) -> None:
+        """An entry is not live any more. Keeps the heap within twice its live entries."""
         heap, due = self._heap, self._due
-        while heap and due.get(heap[0][2]) is not heap[0]:
-            heappop(heap)
-            self._stale -= 1
+        self._stale += 1
         if self._stale > 32 and self._stale > len(due):
             heap[:] = due.values()
             heapify(heap)
             self._stale = 0
+        elif entry is heap[0]:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep the top of the heap live."""
+        heap, due = self._heap, self._due
+        while heap and due.get(heap[0][2]) is not heap[0]:
+            heappop(heap)
+            self._stale -= 1

@@ -153,7 +153,7 @@ class Connection:
     # ── what the transport says ──────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, data: bytes | str, now: Now) -> None:
-        """Bytes came, or a message. Each event that passes the gate is handled before what is behind it is looked at."""
+        """Bytes came, or a message. Each event that passes is handled before what is behind it is looked at."""
         self._heard_at = now.mono
         if self.phase is Phase.CLOSING:
             self._discarded += len(data)

@@ -207,7 +207,7 @@ class ClientEvents:
             return Refused(Fault.INTERNAL, cause=error, correlation=_id_of(text))
         # Pydantic takes the last of doubled keys and numbers of any length, so the text is read again. Not so where it
         # has exactly one colon for each field it set: then no key is doubled, and a flat event has no numbers.
-        if type(event) in _FLAT and text.count(":") == len(event.model_fields_set):
+        if type(event) in _FLAT and text.count(":") == len(event.__pydantic_fields_set__):
             return event
         flaw = _flaw(text, self._depth)
         return event if flaw is None else _invalid(flaw)._replace(correlation=correlation_of(event))

@@ -127,7 +127,6 @@ class Gate:
         self.authorization = Authorization(config.security.authorization)
         if verifier is None and authentication.enabled:
             verifier = TokenVerifier(authentication, authorization=config.security.authorization, limits=config.limits)
-        self.config = config
         self.verifier = verifier if authentication.enabled else None
         self.keys: KeyLoader | None = None  # set where they are loaded
         self.origins = Origins(config.security.cors)
@@ -135,6 +134,7 @@ class Gate:
         self.hosts = frozenset(host.lower() for host in config.server.allowed_hosts)
         self.rates = Rates(config)
         self.dry_run = DryRun(config, Outbox() if outbox is None else outbox)
+        self.configure(config)
         self.census = Census()
         self.blocks = Blocks(config.limits)
         self.revocations = Revocations(config.limits, authentication)
@@ -145,6 +145,7 @@ class Gate:
     def configure(self, config: WebSocketConfig) -> None:
         """Go by these settings from now on; what was counted stays counted."""
         self.config = config
+        self._limited = config.security.rate_limiting.enabled
         self.rates.configure(config)
         self.dry_run.configure(config)
 
@@ -157,7 +158,7 @@ class Gate:
 
     def admit_event(self, passage: Passage, account: str) -> Refusal | None:
         """Ask the rates and every check of an event, in order; one that passes them all is counted (R1, R4)."""
-        counted = passage.event.counted and self.config.security.rate_limiting.enabled
+        counted = self._limited and passage.event.counted
         if counted:
             mono = passage.now.mono
             over = self.rates.over(account, passage.address_key, mono)

@@ -9,6 +9,9 @@ from .ratelimit import SlidingWindows
 
 NODE = "node"  # what everything is counted under, for the limit of the node
 
+_Limit = tuple[int | None, int | None]  # a minute, and a second
+_NO_LIMIT: _Limit = (None, None)
+
 
 class Over(NamedTuple):
     """A limit that has no room for one more, and the seconds after which it has."""
@@ -22,38 +25,39 @@ class Rates:
     """Looks first and counts at the end: what one limit refuses is charged to none."""
 
     def __init__(self, config: WebSocketConfig) -> None:
-        self._config = config
         self._users = SlidingWindows(config)
         self._addresses = SlidingWindows(config)
         self._node = SlidingWindows(config)
         self._connections = SlidingWindows(config)
         self._failed_tokens = SlidingWindows(config)
+        self.configure(config)
 
     def configure(self, config: WebSocketConfig) -> None:
         """Go by these limits from now on; what was counted stays counted."""
         self._config = config
+        rates = config.security.rate_limiting
+        self._a_user: _Limit = rates.requests_per_minute, rates.burst_size
+        self._an_address: _Limit = rates.address_requests_per_minute, rates.address_burst_size
+        self._of_node: _Limit = rates.node_requests_per_minute, rates.node_burst_size
+        self._by_address, self._by_node = self._an_address != _NO_LIMIT, self._of_node != _NO_LIMIT
 
     def over(self, account: str, address_key: str, mono: float) -> list[Over]:
         """The limits that have no room for a message now; none of them is charged."""
-        rates, full = self._config.security.rate_limiting, []
-        wait = self._users.wait(account, mono, rates.requests_per_minute, rates.burst_size)
-        if wait:
+        full = []
+        if wait := self._users.wait(account, mono, *self._a_user):
             full.append(Over("user_rate", account, wait))
-        a_minute, a_second = rates.address_requests_per_minute, rates.address_burst_size
-        if (a_minute or a_second) and (wait := self._addresses.wait(address_key, mono, a_minute, a_second)):
+        if self._by_address and (wait := self._addresses.wait(address_key, mono, *self._an_address)):
             full.append(Over("address_rate", address_key, wait))
-        a_minute, a_second = rates.node_requests_per_minute, rates.node_burst_size
-        if (a_minute or a_second) and (wait := self._node.wait(NODE, mono, a_minute, a_second)):
+        if self._by_node and (wait := self._node.wait(NODE, mono, *self._of_node)):
             full.append(Over("node_rate", NODE, wait))
         return full
 
     def count(self, account: str, address_key: str, mono: float) -> None:
         """A message is let in."""
-        rates = self._config.security.rate_limiting
         self._users.count(account, mono)
-        if rates.address_requests_per_minute or rates.address_burst_size:
+        if self._by_address:
             self._addresses.count(address_key, mono)
-        if rates.node_requests_per_minute or rates.node_burst_size:
+        if self._by_node:
             self._node.count(NODE, mono)
 
     def connection_wait(self, address_key: str, mono: float) -> float:

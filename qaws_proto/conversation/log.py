@@ -35,15 +35,15 @@ class Log:
 
     def append(self, payload: bytes) -> int:
         """Add the event of number `head + 1`. Gives by how many bytes more is held, which may be negative."""
-        size = grown = len(payload)
+        size, before, payloads = len(payload), self._held, self._payloads
         self.head += 1
         self.total += size
-        payloads, bound = self._payloads, self._max_bytes + size
         payloads.append(payload)
-        while len(payloads) > 1 and (len(payloads) > self._max_events or self._held + grown > bound):
-            grown -= len(payloads.popleft())
-        self._held += grown
-        return grown
+        held = before  # of those before it: the newest is not counted
+        while len(payloads) > 1 and (held > self._max_bytes or len(payloads) > self._max_events):
+            held -= len(payloads.popleft())
+        self._held = held + size
+        return self._held - before
 
     def restore(self, epoch: str, head: int, payloads: Sequence[bytes]) -> None:
         """Take over what a store has: the newest events, up to `head`."""

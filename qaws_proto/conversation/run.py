@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import Protocol
 
+from ..admission.budget import Reservation
 from ..clock import Now, rounded
 from ..effects import Scalar
 from ..events import ChatMessage
 from ..faults import Fault
 from ..trace_context import TraceContext, of_metadata
-from .accounts import Place
 from .session import Session
 
 PIECES = 256  # kept apart until they are joined
@@ -28,11 +28,10 @@ class State(Enum):
     GIVEN_UP = "given up"
 
 
-class Asker(NamedTuple):
-    """Who brought a message: the connection, the user, the account that its run is for, and the trace it is in."""
+class Asker(Protocol):
+    """The connection that brings a message: its number, what its runs are counted under, and the trace it is in."""
 
-    connection: int
-    user_id: str
+    number: int
     account: str
     trace: TraceContext | None
 
@@ -43,6 +42,7 @@ class Run:
     # What most runs never change: one is made for every message, and setting all of this took two microseconds.
     state = State.QUEUED
     connection: int | None = None  # that brought the message
+    reservation: Reservation | None = None  # what was charged in advance
     accepted = False  # its message is kept: it may begin (C11)
     position = 0  # how many runs of the session were before it as it came
     rerun = False  # it was cut by a restart, and begins again
@@ -58,10 +58,10 @@ class Run:
     output_tokens: int | None = None
 
     def __init__(
-        self, run_id: str, session: Session, user_id: str, message: ChatMessage, place: Place, now: Now
+        self, run_id: str, session: Session, user_id: str, message: ChatMessage, account: str, now: Now
     ) -> None:
         self.id = run_id
-        self.place = place
+        self.account = account  # it has a place of it until it is over
         self.session = session
         self.user_id = user_id
         self.message = message
@@ -100,24 +100,21 @@ class Run:
             self._blocks.append("".join(self._pieces))
             self._pieces.clear()
 
-    def metrics(self, now: Now) -> dict[str, Scalar]:
-        """How long it took, in seconds, and how much it has said. One that was never started has only waited."""
+    def measure(self, figures: dict[str, Scalar], now: Now) -> None:
+        """Add how long it took, in seconds, and how much it has said. One that was never started has only waited."""
         started_at = now.mono if self.state is State.QUEUED else self.started_at
-        figures: dict[str, Scalar] = {
-            "seconds": rounded(now.mono - started_at),
-            "queued_seconds": rounded(started_at - self.submitted_at),
-            "characters": self.chars,
-            "chunks": self.chunks,
-            "reasoning_steps": len(self.reasoning),
-            "tools_used": len(self.tools),
-        }
+        figures["seconds"] = rounded(now.mono - started_at)
+        figures["queued_seconds"] = rounded(started_at - self.submitted_at)
+        figures["characters"] = self.chars
+        figures["chunks"] = self.chunks
+        figures["reasoning_steps"] = len(self.reasoning)
+        figures["tools_used"] = len(self.tools)
         if self.first_chunk_at is not None:
             figures["first_chunk_seconds"] = rounded(self.first_chunk_at - self.started_at)
         if self.input_tokens is not None:
             figures["input_tokens"] = self.input_tokens
         if self.output_tokens is not None:
             figures["output_tokens"] = self.output_tokens
-        return figures
 
     def use(self, tool: str) -> None:
         """Count a tool among those used, once."""

@@ -45,9 +45,12 @@ class Runs:
         self._go_by(config)
 
     def _go_by(self, config: WebSocketConfig) -> None:
-        self._config = config.agent
+        self._config = agent = config.agent
+        self._max_runs, self._max_response_size = agent.max_runs, agent.max_response_size
+        self._timeout, self._max_duration = agent.timeout, agent.max_duration
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
+        self._most = self._queue + 1 if self._double_text == "enqueue" else self._width  # with those that wait
 
     def configure(self, config: WebSocketConfig) -> None:
         """Go by these settings from now on, with the runs that are under way as well."""
@@ -80,9 +83,9 @@ class Runs:
 
     # ── from acceptance to the start ─────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, session: Session, message: ChatMessage, asker: Asker, now: Now) -> Run | Refusal:
+    def submit(self, session: Session, message: ChatMessage, user_id: str, asker: Asker, now: Now) -> Run | Refusal:
         """Take a message of a connection: accept it once it is kept, and run it in its turn; or why not (C11, G7)."""
-        if len(self._runs) >= self._config.max_runs:
+        if len(self._runs) >= self._max_runs:
             return Refusal(Fault.OVERLOADED)
         if self._voice.closed:
             return Refusal(Fault.STORAGE_UNAVAILABLE)
@@ -92,16 +95,18 @@ class Runs:
             ahead = 0
             if len(session.waiting) > self._queue:
                 return Refusal(Fault.BUSY)
-        elif queued and ahead >= (self._width if self._double_text in ("concurrent", "reject") else self._queue + 1):
+        elif queued and ahead >= self._most:
             return Refusal(Fault.BUSY)
-        place = self._accounts.enter(asker.account, now)
-        if isinstance(place, Refusal):
-            return place
-        run = Run(self._ids(), session, asker.user_id, message, place, now)
+        reservation = self._accounts.enter(asker.account, now)
+        if isinstance(reservation, Refusal):
+            return reservation
+        run = Run(self._ids(), session, user_id, message, asker.account, now)
+        if reservation is not None:
+            run.reservation = reservation
         if queued:
             run.position = ahead
-        run.connection, run.trace = asker.connection, run.trace or asker.trace
-        run.askers.append(asker.connection)
+        run.connection, run.trace = asker.number, run.trace or asker.trace
+        run.askers.append(asker.number)
         self._take(run)
         session.waiting.append(run)
         if message.id is not None:
@@ -142,8 +147,9 @@ class Runs:
         if message is None:
             self._voice.interrupt(session, record.run_id, record.message_id, now)
             return
-        place = self._accounts.restore(user_account(session.owner), now)
-        run = Run(record.run_id, session, record.user_id, message, place, now)
+        account = user_account(session.owner)
+        run = Run(record.run_id, session, record.user_id, message, account, now)
+        run.reservation = self._accounts.restore(account, now)
         run.accepted = run.rerun = True
         self._take(run)
         self._voice.restore(run)
@@ -244,7 +250,8 @@ class Runs:
         run = self._runs.get(event.run_id)
         if run is None:
             return
-        begun(run)
+        if run.state is not State.RUNNING:
+            begun(run)
         if event.input_tokens is not None or event.output_tokens is not None:
             run.input_tokens, run.output_tokens = tokens_of(event.input_tokens), tokens_of(event.output_tokens)
         if run.state is not State.RUNNING:
@@ -253,19 +260,26 @@ class Runs:
         answer = self._answer(run, event.content, now)
         if answer is None:
             return
-        for texts, keep in ((event.reasoning_steps, run.reasoning.append), (event.tools_used, run.use)):
-            if texts is NOTHING:
-                continue
-            for text, size in map(clean, texts if isinstance(texts, tuple | list) else (None,)):
-                if text is None:
-                    self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's steps and tools are texts"))
-                    return
-                if not self._grow(run, STEP_OVERHEAD + size, now, stop=False):
-                    return
-                keep(text)
+        if event.reasoning_steps is not NOTHING and not self._keep(
+            run, event.reasoning_steps, run.reasoning.append, now
+        ):
+            return
+        if event.tools_used is not NOTHING and not self._keep(run, event.tools_used, run.use, now):
+            return
         self._respond(run, answer, "completed", now)
         self._note(run, "completed", now)
         self._retire(run, now)
+
+    def _keep(self, run: Run, texts: object, keep: Callable[[str], None], now: Now) -> bool:
+        """Take the steps or the tools that the agent returned; False where the run failed of them."""
+        for text, size in map(clean, texts if isinstance(texts, tuple | list) else (None,)):
+            if text is None:
+                self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's steps and tools are texts"))
+                return False
+            if not self._grow(run, STEP_OVERHEAD + size, now, stop=False):
+                return False
+            keep(text)
+        return True
 
     def _answer(self, run: Run, content: object, now: Now) -> str | None:
         """The whole answer: what the agent returned, or else the pieces it yielded; None where the run failed of it."""
@@ -357,13 +371,13 @@ class Runs:
 
     def _deadline(self, run: Run) -> float:
         """When the run has to have moved or ended (G1, G3). One that is held back cannot move."""
-        end = run.started_at + self._config.max_duration
-        return end if run.paused else min(run.moved_at + self._config.timeout, end)
+        end = run.started_at + self._max_duration
+        return end if run.paused else min(run.moved_at + self._timeout, end)
 
     def _grow(self, run: Run, size: int, now: Now, *, stop: bool = True) -> bool:
         """Count bytes of the answer; False where the run failed of them (G3)."""
         run.size += size
-        if run.size <= self._config.max_response_size:
+        if run.size <= self._max_response_size:
             return True
         self._fail(run, Fault.RESPONSE_TOO_LARGE, now, stop=stop)
         return False
@@ -386,7 +400,8 @@ class Runs:
             self._outbox.add(PauseRun(run.id))
 
     def _respond(self, run: Run, content: str, status: Literal["completed", "cancelled"], now: Now) -> None:
-        self._flush(run, now)
+        if run.pending:
+            self._flush(run, now)
         seconds = 0.0 if run.state is State.QUEUED else now.mono - run.started_at
         self._voice.respond(run, content, status, seconds, now)
 
@@ -426,12 +441,13 @@ class Runs:
         """The agent has ended: its place is free, and the session's next message begins."""
         self._forget(run)
         self._timers.clear(Reason.RUN if run.state is State.RUNNING else Reason.GIVE_UP, run.id)
-        if run.session.running.pop(run.id, None) is not None:
-            self._start_next(run.session, now)
+        session = run.session
+        if session.running.pop(run.id, None) is not None and session.waiting:
+            self._start_next(session, now)
 
     def _forget(self, run: Run) -> None:
         del self._runs[run.id]
-        self._accounts.leave(run.place, run.chars, run.tokens)
+        self._accounts.leave(run.account, run.reservation, run.chars, run.tokens)
 
     def _note(
         self, run: Run, end: str, now: Now, failure: Mapping[str, Scalar] | None = None,
@@ -439,8 +455,11 @@ class Runs:
     ) -> None:  # fmt: skip
         fields: dict[str, Scalar] = {
             "run_id": run.id, "session_id": run.session.id, "user_id": run.user_id, "connection": run.connection,
-            "message_id": run.correlation_id, "end": end, **(failure or {}), **run.metrics(now),
+            "message_id": run.correlation_id, "end": end,
         }  # fmt: skip
+        if failure is not None:
+            fields.update(failure)
+        run.measure(fields, now)
         self._outbox.add(Note("run", "ERROR" if failure else "INFO", "run_ended", fields, cause))
 
 

@@ -238,7 +238,6 @@ class Sessions:
 
         `durable`: a session that is let go can be loaded again.
         """
-        self.config = config
         self.limits = limits
         self._timers = timers
         self._bounded = bounded
@@ -251,6 +250,7 @@ class Sessions:
         self._owned: dict[str, int] = {}  # bytes held, by owner
         self._opened = 0
         self.held = 0  # bytes
+        self.configure(config)
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -261,6 +261,7 @@ class Sessions:
     def configure(self, config: SessionsConfig) -> None:
         """Go by these settings from now on. What a session or its log has copied stays with it."""
         self.config = config
+        self._user_bytes, self._node_bytes = config.user_bytes, config.node_bytes
 
     def find(self, owner: str, session_id: str) -> Session | None:
         """The session of this owner and id."""
@@ -357,20 +358,20 @@ class Sessions:
 
     def grown(self, session: Session, size: int) -> None:
         """A session holds so many bytes more. Where that is too much, others make room, or its oldest events go."""
-        owner, config = session.owner, self.config
+        owner = session.owner
         self.held += size
         owned = self._owned[owner] = self._owned.get(owner, 0) + size
         if owned == 0:
             del self._owned[owner]
         if size <= 0:
             return
-        while self._bounded and self._owned[owner] > config.user_bytes:
+        while self._bounded and self._owned[owner] > self._user_bytes:
             if not self._make_room(self._by_owner[owner], spared=session):
-                self._shrink(session, self._owned[owner] - config.user_bytes)
+                self._shrink(session, self._owned[owner] - self._user_bytes)
                 break
-        while self.held > config.node_bytes:
+        while self.held > self._node_bytes:
             if not self._make_room(None, spared=session):
-                self._shrink(session, self.held - config.node_bytes)
+                self._shrink(session, self.held - self._node_bytes)
                 break
 
     def _shrink(self, session: Session, size: int) -> None:

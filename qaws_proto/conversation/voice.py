@@ -60,25 +60,34 @@ class Voice:
 
     def chunk(self, run: Run, content: str, now: Now) -> None:
         """More of its answer."""
-        payload = _said("agent_chunk", run, {"content": content, "offset": run.sent})
+        event = _said("agent_chunk", run)
+        event["content"] = content
+        event["offset"] = run.sent
         run.sent += len(content)
-        self._say(payload, run.session, now, run)
+        self._say(to_json(event), run.session, now, run)
 
     def step(self, run: Run, kind: StepKind, name: str | None, content: str | None, now: Now) -> None:
         """What its agent does."""
-        told = {"kind": kind, "name": name, "content": content}
-        payload = _said("agent_step", run, {key: value for key, value in told.items() if value is not None})
-        self._say(payload, run.session, now, run)
+        event = _said("agent_step", run)
+        event["kind"] = kind
+        if name is not None:
+            event["name"] = name
+        if content is not None:
+            event["content"] = content
+        self._say(to_json(event), run.session, now, run)
 
     def respond(
         self, run: Run, content: str, status: Literal["completed", "cancelled"], seconds: float, now: Now
     ) -> None:
         """The end of a run that was answered or cancelled."""
-        told = {
-            "content": content, "user_id": run.user_id, "processing_time": rounded(seconds),
-            "reasoning_steps": run.reasoning, "tools_used": list(run.tools), "status": status,
-        }  # fmt: skip
-        self._say(_said("agent_response", run, told), run.session, now, run, ends=run.id)
+        event = _said("agent_response", run)
+        event["content"] = content
+        event["user_id"] = run.user_id
+        event["processing_time"] = rounded(seconds)
+        event["reasoning_steps"] = run.reasoning
+        event["tools_used"] = list(run.tools)
+        event["status"] = status
+        self._say(to_json(event), run.session, now, run, ends=run.id)
 
     def fail(self, run: Run, fault: Fault, details: dict[str, Scalar], now: Now) -> None:
         """The end of a run that failed."""
@@ -124,16 +133,15 @@ class Voice:
 # more. tests/conversation/test_voice.py holds it against the models of `events`.
 
 
-def _said(kind: str, run: Run, told: Mapping[str, object]) -> bytes:
-    """An event of the session's log that belongs to a run."""
+def _said(kind: str, run: Run) -> dict[str, object]:
+    """An event of the session's log that belongs to a run, without what it says."""
     session = run.session
     event: dict[str, object] = {
         "type": kind, "session_id": session.id, "seq": session.next_seq, "run_id": run.id
     }  # fmt: skip
     if run.correlation_id is not None:
         event["correlation_id"] = run.correlation_id
-    event.update(told)
-    return to_json(event)
+    return event
 
 
 def _system(name: str, run: Run, data: Mapping[str, Scalar]) -> bytes:

@@ -339,11 +339,11 @@ def payload_length(head: bytes) -> int:
 def text_frame(payload: bytes, *, compressed: bool = False) -> bytes:
     """A server's frame with one whole text message. It is the same for every connection, so fan-out builds it once."""
     length = len(payload)
-    first = 0x81 | COMPRESSED if compressed else 0x81
+    first = _TEXT | COMPRESSED if compressed else _TEXT
     if length < 126:
         return bytes((first, length)) + payload
     if length < 65536:
-        return bytes((first, 126)) + length.to_bytes(2) + payload
+        return bytes((first, 126, length >> 8, length & 0xFF)) + payload
     return bytes((first, 127)) + length.to_bytes(8) + payload
 
 

@@ -18,6 +18,7 @@ from qaws_proto.config import WebSocketConfig
 from qaws_proto.effects import Note, Outbox
 from qaws_proto.events import ChatMessage, Ping
 from qaws_proto.faults import Fault
+from qaws_proto.live_settings import changed
 from qaws_proto.wire.http import Request
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -179,9 +180,9 @@ def test_limits_are_read_anew_for_every_message() -> None:
     node = _node({"requests_per_minute": 1})
     assert node.chat("a", "192.0.2.1", 0.0) is None
     assert node.chat("a", "192.0.2.1", 1.0) == Refusal(Fault.RATE_LIMIT, 59.0)
-    vars(node.gate.config.security.rate_limiting)["requests_per_minute"] = 2
+    node.gate.configure(changed(node.gate.config, {"security.rate_limiting.requests_per_minute": 2}))
     assert node.chat("a", "192.0.2.1", 1.0) is None
-    vars(node.gate.config.security.rate_limiting)["requests_per_minute"] = 1
+    node.gate.configure(changed(node.gate.config, {"security.rate_limiting.requests_per_minute": 1}))
     assert node.chat("a", "192.0.2.1", 2.0) == Refusal(Fault.RATE_LIMIT, 59.0)
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from qaws_proto.clock import Now, Timers
 from qaws_proto.config import LimitsConfig, SessionsConfig
-from qaws_proto.conversation.accounts import Place
 from qaws_proto.conversation.run import Run
 from qaws_proto.conversation.session import Session, Sessions
 from qaws_proto.conversation.voice import Voice
@@ -44,7 +43,7 @@ def made(content: str, message_id: str | None) -> tuple[Session, Run, Hearer]:
     session, hearer = table.make("añа", 's"1', "epoch"), Hearer()
     session.attach(hearer)
     message = ChatMessage(type="chat_message", content=content, id=message_id)
-    return session, Run("0" * 32, session, "añа", message, Place("user añа", None), NOW), hearer
+    return session, Run("0" * 32, session, "añа", message, "user añа", NOW), hearer
 
 
 @given(
