@@ -21,7 +21,7 @@ from .clock import Now, Reason, Timers
 from .config import WebSocketConfig
 from .conversation.session import Session, Sessions
 from .counts import Counts
-from .effects import CloseWrite, CollectMetrics, DropConnection, Note, Outbox, PauseReading, ResumeReading, Scalar
+from .effects import CloseWrite, CollectMetrics, DropConnection, Note, PauseReading, ResumeReading, Scalar
 from .events import (
     Auth,
     ClientEvent,
@@ -37,6 +37,7 @@ from .events import (
 )
 from .faults import Fault
 from .handshake import Answer, Scrape, judge, turned_away
+from .outbox import Outbox
 from .trace_context import TraceContext, of_headers
 from .traffic import Traffic
 from .wire.frames import BinaryReceived, CloseReceived, Encoded, PingReceived, PongReceived, TextReceived, Violated

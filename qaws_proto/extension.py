@@ -10,9 +10,10 @@ from .admission.gate import Refusal
 from .admission.tokens import Principal
 from .clock import Now
 from .connection import Connection
-from .effects import Note, Outbox, Scalar
+from .effects import Note, Scalar
 from .events import ClientEvent, ServerEvent
 from .faults import Fault
+from .outbox import Outbox
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

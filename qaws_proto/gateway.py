@@ -28,7 +28,7 @@ from .conversation.runs import Runs
 from .conversation.session import Session, Sessions
 from .conversation.voice import Voice
 from .counts import Counts
-from .effects import Drained, DropConnection, Effect, Note, Outbox, Scalar
+from .effects import Drained, DropConnection, Effect, Note, Scalar
 from .events import Ack, Auth, Cancel, ChatMessage, ClientEvent, ClientEvents, Ping, Resume, SystemEvent, dump
 from .extension import EventContext, EventType
 from .faults import Fault
@@ -64,6 +64,7 @@ from .inputs import (
     WriteDrained,
     WriteProgressed,
 )
+from .outbox import Outbox
 from .wire.deflate import Deflate
 from .wire.frames import Encoded
 from .wire.http import Request

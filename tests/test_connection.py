@@ -15,10 +15,11 @@ from qaws_proto.clock import Reason, Timers
 from qaws_proto.connection import TRANSITIONS, Connection, Node, Phase
 from qaws_proto.conversation.session import Sessions
 from qaws_proto.counts import Counts
-from qaws_proto.effects import DropConnection, Effect, Outbox, SendBytes
+from qaws_proto.effects import DropConnection, Effect, SendBytes
 from qaws_proto.events import Auth, Cancel, ChatMessage, ClientEvents, Ping
 from qaws_proto.faults import Fault
 from qaws_proto.inputs import WriteBlocked, WriteDrained, WriteProgressed
+from qaws_proto.outbox import Outbox
 from qaws_proto.testing.client import Client
 from qaws_proto.testing.node import MONO, UNIX, configure, counter, token
 from qaws_proto.testing.peer import BINARY, CLOSE, PING, PONG, TEXT, chat, close_frame, frame, text, upgrade

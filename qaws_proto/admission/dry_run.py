@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..config import WebSocketConfig
-from ..effects import Note, Outbox, Scalar
+from ..effects import Note, Scalar
+from ..outbox import Outbox
 from .ratelimit import Seldom
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..clock import Now
 from ..config import WebSocketConfig
-from ..effects import Outbox
 from ..events import ChatMessage, ClientEvent
 from ..faults import Fault
+from ..outbox import Outbox
 from ..wire.http import Request
 from .addresses import Address, Addresses, key_of
 from .authorization import Authorization

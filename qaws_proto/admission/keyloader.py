@@ -6,8 +6,9 @@ from math import ceil
 
 from ..clock import Now, Reason, Timers
 from ..config import AuthenticationConfig, ConfigError, LimitsConfig
-from ..effects import LoadKeys, Note, Outbox, Scalar
+from ..effects import LoadKeys, Note, Scalar
 from ..inputs import KeysFailed, KeysLoaded, KeysRequested
+from ..outbox import Outbox
 from .keys import read_keys
 from .tokens import TokenVerifier
 

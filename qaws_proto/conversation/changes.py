@@ -9,7 +9,8 @@ from collections.abc import Collection
 
 from ..clock import Now
 from ..config import LimitsConfig
-from ..effects import Note, Outbox
+from ..effects import Note
+from ..outbox import Outbox
 from ..records import RestrictionRecord
 
 Name = tuple[str, str]

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from ..clock import Now, Reason, Timers
 from ..config import StoreConfig
-from ..effects import Note, Outbox, SaveRecords
+from ..effects import Note, SaveRecords
 from ..events import dump, parse_server_event
+from ..outbox import Outbox
 from ..records import EventRecord, Record, RunEnded, RunRecord
 from .changes import Changes
 from .run import Run

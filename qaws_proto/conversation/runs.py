@@ -12,10 +12,11 @@ from ..admission.gate import Refusal, user_account
 from ..clock import Now, Reason, Timers
 from ..config import WebSocketConfig
 from ..counts import Counts
-from ..effects import CancelRun, Note, Outbox, PauseRun, ResumeRun, Scalar, StartRun
+from ..effects import CancelRun, Note, PauseRun, ResumeRun, Scalar, StartRun
 from ..events import ChatMessage
 from ..faults import Fault
 from ..inputs import RunChunk, RunFailed, RunFinished, RunStarted, RunStep
+from ..outbox import Outbox
 from ..records import RunRecord
 from .accounts import Accounts
 from .run import Asker, Run, State, begun, clean, fault_of, tokens_of, wait_of

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..effects import MessageEffect, Outbox
+from ..effects import MessageEffect
+from ..outbox import Outbox
 
 Sendable = bytes | MessageEffect  # bytes of a frame, or a message for a host that frames by itself
 

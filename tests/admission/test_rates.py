@@ -15,10 +15,11 @@ from qaws_proto.admission.gate import Applicant, Gate, Passage, Refusal
 from qaws_proto.admission.tokens import ANONYMOUS
 from qaws_proto.clock import Now
 from qaws_proto.config import WebSocketConfig
-from qaws_proto.effects import Note, Outbox
+from qaws_proto.effects import Note
 from qaws_proto.events import ChatMessage, Ping
 from qaws_proto.faults import Fault
 from qaws_proto.live_settings import changed
+from qaws_proto.outbox import Outbox
 from qaws_proto.wire.http import Request
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -59,6 +59,7 @@ OWN_TESTS: dict[str, tuple[str, ...]] = {
     "conversation/voice.py": ("conversation/test_runs.py", "conversation/test_store.py"),
     "counts.py": ("test_metrics_endpoint.py",),
     "effects.py": ("test_inputs.py", "test_gateway.py"),
+    "outbox.py": ("test_gateway.py", "wire/test_outflow.py"),
     "events.py": ("test_events.py",),
     "extension.py": ("admission/test_authorization.py", "test_gateway.py"),
     "faults.py": ("test_faults.py",),

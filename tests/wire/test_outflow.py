@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qaws_proto.effects import Outbox, SendBytes
+from qaws_proto.effects import SendBytes
+from qaws_proto.outbox import Outbox
 from qaws_proto.wire.outflow import Outflow
 
 
