@@ -265,9 +265,12 @@ class WebSocketManager(LiveControl):
         self._turn()
         if self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
             return
-        while self._runs.starting:
-            if self._unsent:  # who waits for an acknowledgement need not wait for an agent
-                self._write([run.asker for run in self._runs.starting])
+        starting, unsent = self._runs.starting, self._unsent
+        while starting:
+            for run in list(starting) if unsent else ():
+                if run.asker in unsent:  # who waits for an acknowledgement need not wait for an agent
+                    self._write((run.asker,))
+            if self._inputs:
                 self._turn()
             self._runs.begin()
         if self._unsent and not self._writes_soon:
@@ -295,12 +298,11 @@ class WebSocketManager(LiveControl):
         if self._inputs:
             self._go_on()
 
-    def _write(self, numbers: Iterable[int | None]) -> None:
+    def _write(self, numbers: Iterable[int]) -> None:
         self._performing = True  # a transport that has too much says so, and is heard behind the others
         try:
             for number in numbers:
-                if number is not None:
-                    self._flush(number)
+                self._flush(number)
         finally:
             self._performing = False
 

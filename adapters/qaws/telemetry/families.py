@@ -87,10 +87,10 @@ class Series:
     Made for one thread, so it needs no lock; and it has no times of creation, which double the series of a scrape.
     """
 
-    __slots__ = ("_family", "counts", "sums")
+    __slots__ = ("_bounds", "counts", "sums")
 
     def __init__(self, family: Family) -> None:
-        self._family = family
+        self._bounds = family.buckets
         first = family.values if family.labels else ("",)
         size = len(family.buckets) + 1 if family.kind == "histogram" else 1
         self.counts: dict[str, list[int]] = {value: [0] * size for value in sorted(first)}
@@ -100,7 +100,7 @@ class Series:
         if label in self.counts:
             return label
         if OTHER not in self.counts:
-            self.counts[OTHER], self.sums[OTHER] = [0] * (len(self._family.buckets) + 1), 0.0
+            self.counts[OTHER], self.sums[OTHER] = [0] * (len(self._bounds) + 1), 0.0
         return OTHER
 
     def count(self, label: object = "") -> None:
@@ -110,13 +110,13 @@ class Series:
     def observe(self, value: float, label: object = "") -> None:
         """It took so long."""
         name = self._of(str(label))
-        self.counts[name][bisect_left(self._family.buckets, value)] += 1
+        self.counts[name][bisect_left(self._bounds, value)] += 1
         self.sums[name] += value
 
     def buckets(self, label: str) -> Sequence[tuple[str, float]]:
         """How many took no longer than each bound."""
         total, found = 0, []
-        for bound, count in zip((*self._family.buckets, float("inf")), self.counts[label], strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self.counts[label], strict=True):
             total += count
             found.append(("+Inf" if bound == float("inf") else repr(bound), float(total)))
         return found

@@ -36,6 +36,9 @@ FIGURES: Mapping[str, frozenset[str]] = {
 }
 
 
+_LEVELS = logging.getLevelNamesMapping()
+
+
 class NoteLogger:
     """Writes each note to the logger of its topic: `qaws.connection`, `qaws.run`, `qaws.message` …
 
@@ -56,7 +59,7 @@ class NoteLogger:
         logger = self._loggers.get(note.topic)
         if logger is None:
             logger = self._loggers[note.topic] = logging.getLogger(f"qaws.{note.topic}")
-        level = logging.getLevelName(note.level)
+        level = _LEVELS[note.level]
         if not logger.isEnabledFor(level):
             return
         hidden = self._hidden.get(note.topic, ())
