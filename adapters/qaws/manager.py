@@ -151,7 +151,7 @@ class WebSocketManager(LiveControl):
         self._host: Host | None = None
         self._numbers = count(1)
         self._transports: dict[int, Any] = {}  # Transport or MessageTransport, as the effects on it say
-        self._unsent: dict[int, bytes] = {}  # of this turn, by connection
+        self._unsent: dict[int, bytes | bytearray] = {}  # of this turn, by connection
         self._writes_soon = False
         self._soon: Callable[[Callable[[], None]], None] = _at_once  # until there is a host
         self._inputs: deque[Input] = deque()
@@ -312,16 +312,18 @@ class WebSocketManager(LiveControl):
         held = self._unsent.get(number)
         if held is None:
             self._unsent[number] = data
-        elif len(held) + len(data) <= PIECE:
-            self._unsent[number] = held + data
-        else:
-            self._transports[number].send(held)
+        elif len(held) + len(data) > PIECE:
+            self._flush(number)
             self._unsent[number] = data
+        elif type(held) is bytearray:
+            held += data
+        else:
+            self._unsent[number] = bytearray(held) + data
 
     def _flush(self, number: int) -> None:
         data = self._unsent.pop(number, None)
         if data is not None:
-            self._transports[number].send(data)
+            self._transports[number].send(bytes(data))
 
     def _close_write(self, effect: CloseWrite) -> None:
         self._flush(effect.connection)

@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -153,14 +154,11 @@ class AgentRuns:
                 self._feed(end)
 
     async def _call(self, agent: Agent, run: StartRun, active: _ActiveRun) -> Input:
-        async def emit(piece: object) -> None:
-            await self._emit(run.run_id, active, piece)
-
         def started() -> None:
             self._feed(RunStarted(run.run_id))
 
         try:
-            answer = await agent.run(run.content, run, emit, started)
+            answer = await agent.run(run.content, run, partial(self._emit, run.run_id, active), started)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -40,7 +40,7 @@ class Log:
         self.total += size
         payloads.append(payload)
         held = before  # of those before it: the newest is not counted
-        while len(payloads) > 1 and (held > self._max_bytes or len(payloads) > self._max_events):
+        while (held > self._max_bytes or len(payloads) > self._max_events) and len(payloads) > 1:
             held -= len(payloads.popleft())
         self._held = held + size
         return self._held - before

@@ -66,6 +66,7 @@ class Run:
         self.user_id = user_id
         self.message = message
         self.correlation_id = message.id
+        self.stream = message.stream
         self.trace = None if message.metadata is None else of_metadata(message.metadata)
         self.askers: list[int] = []  # the connections that wait to hear of it; the first one brought the message
         self.submitted_at = self.started_at = self.moved_at = now.mono

@@ -49,6 +49,7 @@ class Runs:
         self._config = agent = config.agent
         self._max_runs, self._max_response_size = agent.max_runs, agent.max_response_size
         self._timeout, self._max_duration = agent.timeout, agent.max_duration
+        self._roll_up, self._chunk_size = agent.roll_up, agent.chunk_size
         self._queue = config.sessions.queue
         self._width = self._queue + 1 if self._double_text == "concurrent" else 1  # runs of a session at once
         self._most = self._queue + 1 if self._double_text == "enqueue" else self._width  # with those that wait
@@ -184,7 +185,7 @@ class Runs:
         self._timers.set(Reason.RUN, run.id, self._deadline(run))
         self._outbox.add(
             StartRun(
-                run.id, run.session.id, run.user_id, message.content, message.stream, message.metadata or {},
+                run.id, run.session.id, run.user_id, message.content, run.stream, message.metadata or {},
                 run.connection, run.trace,
             )
         )  # fmt: skip
@@ -214,14 +215,19 @@ class Runs:
         run.add(text)
         self._counts.chunks += 1
         self._counts.characters += len(text)
-        if run.message.stream:
-            run.pending.append(text)
-            due = run.last_sent + self._config.roll_up
-            if now.mono >= due or run.chars - run.sent >= self._config.chunk_size:
-                self._flush(run, now)
+        if run.stream:
+            due = run.last_sent + self._roll_up
+            if now.mono >= due or run.chars - run.sent >= self._chunk_size:
+                if run.pending:
+                    run.pending.append(text)
+                    self._flush(run, now)
+                else:
+                    self._say(run, text, now)
                 self._pull(run)
-            elif len(run.pending) == 1:
-                self._timers.set(Reason.ROLL_UP, run.id, due)
+            else:
+                if not run.pending:
+                    self._timers.set(Reason.ROLL_UP, run.id, due)
+                run.pending.append(text)
 
     def step(self, event: RunStep, now: Now) -> None:
         """The agent told what it does."""
@@ -241,7 +247,7 @@ class Runs:
             run.reasoning.append(content)
         else:
             run.use(name)
-        if run.message.stream:
+        if run.stream:
             self._flush(run, now)
             self._voice.step(run, kind, name or None, content or None, now)
             self._pull(run)
@@ -299,7 +305,7 @@ class Runs:
         if not self._grow(run, size, now, stop=False):
             return None
         self._counts.characters += len(rest)
-        if run.message.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
+        if run.stream and rest and answer.startswith(pieces):  # so that the chunks are the whole of it
             run.pending.append(rest)
         return answer
 
@@ -390,6 +396,9 @@ class Runs:
         self._timers.clear(Reason.ROLL_UP, run.id)
         content = run.pending[0] if len(run.pending) == 1 else "".join(run.pending)
         run.pending.clear()
+        self._say(run, content, now)
+
+    def _say(self, run: Run, content: str, now: Now) -> None:
         self._voice.chunk(run, content, now)
         run.chunks += 1
         run.last_sent = now.mono

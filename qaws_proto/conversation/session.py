@@ -363,8 +363,12 @@ class Sessions:
         owned = self._owned[owner] = self._owned.get(owner, 0) + size
         if owned == 0:
             del self._owned[owner]
-        if size <= 0:
-            return
+        if size > 0 and (self.held > self._node_bytes or (self._bounded and owned > self._user_bytes)):
+            self._relieve(session)
+
+    def _relieve(self, session: Session) -> None:
+        """A session has grown beyond what is held for its owner, or by the node."""
+        owner = session.owner
         while self._bounded and self._owned[owner] > self._user_bytes:
             if not self._make_room(self._by_owner[owner], spared=session):
                 self._shrink(session, self._owned[owner] - self._user_bytes)

@@ -58,6 +58,7 @@ LOOKED_AT: dict[type, frozenset[str]] = {
 LEFT_OUT: dict[type, dict[str, str]] = {
     Sessions: {
         "config": SETTINGS, "limits": SETTINGS, "_bounded": SETTINGS, "_durable": SETTINGS, "_timers": SHARED,
+        "_user_bytes": SETTINGS, "_node_bytes": SETTINGS,
         "_by_number": DERIVED, "_owned": DERIVED, "held": DERIVED, "_opened": "names sessions apart, and no more",
     },
     Session: {
@@ -69,9 +70,12 @@ LEFT_OUT: dict[type, dict[str, str]] = {
     Runs: {
         "_double_text": SETTINGS, "_voice": SHARED, "_counts": PRINTED, "_timers": SHARED, "_outbox": SHARED,
         "_ids": SHARED, "_accounts": FAR, "_config": SETTINGS, "_queue": SETTINGS, "_width": SETTINGS,
+        "_most": SETTINGS, "_max_runs": SETTINGS, "_max_response_size": SETTINGS, "_timeout": SETTINGS,
+        "_max_duration": SETTINGS, "_roll_up": SETTINGS, "_chunk_size": SETTINGS,
     },
     Run: {
-        "place": FAR, "connection": PRINTED, "trace": FIXED, "correlation_id": DERIVED, "submitted_at": PRINTED,
+        "account": DERIVED, "reservation": FAR, "stream": DERIVED, "connection": PRINTED, "trace": FIXED,
+        "correlation_id": DERIVED, "submitted_at": PRINTED,
         "started_at": PRINTED, "moved_at": FAR, "first_chunk_at": PRINTED, "_blocks": FAR, "chars": DERIVED,
         "size": FAR, "chunks": PRINTED, "last_sent": "pieces are not rolled up", "reasoning": FIXED, "tools": FIXED,
         "input_tokens": PRINTED, "output_tokens": PRINTED,
