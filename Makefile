@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
+.PHONY: demo test test-all test-others compiled test-on-compiled run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
 	run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
@@ -28,6 +28,12 @@ test-others: $(READY)  ## what test-all does beside test
 test-on-%: $(VENV)/%/.ready  ## the tests in another environment: test-on-3.12, or test-on-lowest
 	@echo "tests on $*"
 	@$(VENV)/$*/bin/python -m pytest $(ARGS)
+
+test-on-compiled: compiled  ## the tests on the core compiled; ARGS="tests/wire" and the like, or it takes as long as test
+	@cd $(TREE) && ../bin/python -m pytest $(ARGS)
+
+compiled: $(VENV)/compiled/.ready  ## the core as extension modules (mypyc), in .venv/compiled/tree
+	@$(unpack)
 
 run: $(READY)  ## serve on ws://localhost:8765/ for development; ARGS="--port 9000" and the like
 	@$(BIN)/qaws serve --dev $(ARGS)
@@ -105,6 +111,23 @@ $(VENV)/lowest.txt: pyproject.toml .ci/requirements.txt | $(READY)
 	@$(COMPILE) --resolution lowest-direct >$(VENV)/floors.txt
 	@cp .ci/requirements.txt $@
 	@$(COMPILE) --generate-hashes --group dev --constraint $(VENV)/floors.txt --output-file $@
+
+# The core compiled, in a tree of its own: beside sources that are edited, extension modules would hide what is changed.
+# Whatever else is changed is put there by `make compiled`.
+TREE := $(VENV)/compiled/tree
+define unpack
+rm -rf $(TREE)/../dist && $(BIN)/hatchling build --target sdist --directory $(TREE)/../dist && \
+	mkdir -p $(TREE) && tar -xzmf $(TREE)/../dist/*.tar.gz --strip-components 1 -C $(TREE)
+endef
+
+$(VENV)/compiled/.ready: $(shell find qaws_proto -name '*.py') pyproject.toml .ci/requirements.txt | $(READY)
+	@$(BIN)/python .ci/compiler.py
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D) --require-hashes --requirements .ci/requirements.txt
+	@$(unpack)
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/uv pip install --quiet --python $(@D) --no-cache --no-deps --no-build-isolation \
+		--editable $(TREE)
+	@touch $@
 
 # The Autobahn|Testsuite runs on CPython 2.7 alone: PYTHON2=/path/to/python2.7 where it is not found by itself.
 $(VENV)/autobahn/.ready: .ci/autobahn.txt .ci/virtualenv.txt | $(READY)
