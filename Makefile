@@ -46,7 +46,9 @@ lint: $(READY)  ## style, types and the direction of imports
 
 bench: $(READY)  ## every benchmark, about twenty minutes; ARGS="--rounds 5 --plots FOLDER" and the like
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(VENV)/node/.ready || true; fi
-	@$(BIN)/python -m benchmarks all $(ARGS)
+	@if $(BIN)/python .ci/compiler.py; then \
+		$(MAKE) --no-print-directory compiled && export QAWS_COMPILED=$(VENV)/compiled; \
+	fi && $(BIN)/python -m benchmarks all $(ARGS)
 
 instructions: $(READY)  ## count what the core takes (valgrind) against benchmarks/instructions.json; ARGS=--write renews it
 	@$(BIN)/python -m benchmarks instructions $(ARGS)
@@ -63,12 +65,20 @@ coverage: $(READY)  ## branch coverage of the core, which must be whole; ARGS=--
 mutate: $(READY)  ## faults in the core, and whether tests find them; ARGS="wire/frames.py" or ARGS="--sample 300 --seed 1"
 	@$(BIN)/python -m tests.proofs.mutants $(ARGS)
 
-wheel: $(READY)  ## build the wheel, install it with [all] into an empty environment elsewhere, run its demo
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	$(BIN)/python -m build --no-isolation --outdir "$$folder/dist" . >/dev/null && \
-	$(PYTHON) -m venv "$$folder/venv" && \
-	"$$folder/venv/bin/pip" install --quiet --disable-pip-version-check "$$(echo "$$folder"/dist/*.whl)[all]" && \
-	cd "$$folder" && venv/bin/qaws demo
+wheel: $(READY)  ## build the wheel, and one with the core compiled; install each into an empty environment, run its demo
+	@$(call demo_of_wheel,HATCH_BUILD_HOOKS_ENABLE=,False)
+	@if $(BIN)/python .ci/compiler.py; then $(call demo_of_wheel,HATCH_BUILD_HOOKS_ENABLE=1,True); \
+	elif [ -z "$$CI" ]; then echo "the wheel with the core compiled is left out"; else exit 1; fi
+
+# $(1) chooses what is built, $(2) is whether its core is compiled.
+define demo_of_wheel
+folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+$(1) $(BIN)/python -m build --no-isolation --outdir "$$folder/dist" . >/dev/null && \
+$(PYTHON) -m venv "$$folder/venv" && \
+"$$folder/venv/bin/pip" install --quiet --disable-pip-version-check "$$(echo "$$folder"/dist/*.whl)[all]" && \
+cd "$$folder" && venv/bin/python -c "import qaws_proto; assert qaws_proto.COMPILED is $(2)" && \
+venv/bin/qaws --version && venv/bin/qaws demo
+endef
 
 run-websocket: run
 run-websocket-demo: demo
@@ -116,7 +126,7 @@ $(VENV)/lowest.txt: pyproject.toml .ci/requirements.txt | $(READY)
 # Whatever else is changed is put there by `make compiled`.
 TREE := $(VENV)/compiled/tree
 define unpack
-rm -rf $(TREE)/../dist && $(BIN)/hatchling build --target sdist --directory $(TREE)/../dist && \
+rm -rf $(TREE)/../dist && $(BIN)/hatchling build --target sdist --directory $(TREE)/../dist >/dev/null && \
 	mkdir -p $(TREE) && tar -xzmf $(TREE)/../dist/*.tar.gz --strip-components 1 -C $(TREE)
 endef
 
