@@ -228,7 +228,7 @@ class Runs:
         run = self._running(event.run_id)
         if run is None:
             return
-        given: Any = event  # an agent's, of any type (C1): compiled, `event.name` would raise where it is not as declared
+        given: Any = event  # an agent's, of any type (C1): compiled, a field raises that is not of the declared one
         name, name_size = clean("" if given.name is None else given.name)
         content, content_size = clean("" if given.content is None else given.content)
         kind = _STEP_KINDS.get(given.kind) if type(given.kind) is str else None
