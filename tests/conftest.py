@@ -25,6 +25,10 @@ settings.register_profile("short", max_examples=20, deadline=None, derandomize=T
 settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+#: What shows itself in the source alone: faults planted there, machines taken to pieces by `pickle`, and connections of
+#: the Autobahn|Testsuite, which override methods. The rest holds of the compiled core as well.
+collect_ignore = ["autobahn", "model/test_exhaustive.py", "proofs", "zoo"] if COMPILED else []
+
 
 def pytest_configure() -> None:
     """In the environment of `make test-on-compiled`, tests of anything else would show nothing."""
