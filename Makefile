@@ -8,7 +8,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others compiled test-on-compiled run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
+.PHONY: demo test test-all test-others compiled test-on-compiled simulate-on-compiled run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
 	run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
@@ -31,6 +31,11 @@ test-on-%: $(VENV)/%/.ready  ## the tests in another environment: test-on-3.12, 
 
 test-on-compiled: compiled  ## the tests on the core compiled; ARGS="tests/wire" and the like, or it takes as long as test
 	@cd $(TREE) && ../bin/python -m pytest $(ARGS)
+
+simulate-on-compiled: compiled  ## simulated worlds on both cores, which have to come to one trace; ARGS="--seeds 300"
+	@set -e; cd $(VENV)/compiled; for bin in ../bin bin; do \
+		$$bin/qaws simulate $(ARGS) >worlds.txt && tail -n 1 worlds.txt; \
+	done >traces.txt; uniq -c traces.txt; [ "$$(uniq traces.txt | wc -l)" -eq 1 ]
 
 compiled: $(VENV)/compiled/.ready  ## the core as extension modules (mypyc), in .venv/compiled/tree
 	@$(unpack)
