@@ -8,8 +8,8 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --a
 
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/%/.ready
-.PHONY: demo test test-all test-others compiled test-on-compiled simulate-on-compiled run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
-	run-websocket run-websocket-demo test-websocket
+.PHONY: demo test test-all test-others run lint bench instructions soak autobahn coverage mutate wheel requirements clean \
+	compiled test-on-compiled simulate-on-compiled run-websocket run-websocket-demo test-websocket
 
 demo: $(READY)  ## start a server, let a real client hold a conversation with it, print both sides
 	@$(BIN)/qaws demo
@@ -34,7 +34,7 @@ test-on-compiled: compiled  ## the tests on the core compiled; ARGS="tests/wire"
 
 simulate-on-compiled: compiled  ## simulated worlds on both cores, which have to come to one trace; ARGS="--seeds 300"
 	@set -e; cd $(VENV)/compiled; for bin in ../bin bin; do \
-		$$bin/qaws simulate $(ARGS) >worlds.txt && tail -n 1 worlds.txt; \
+		$$bin/qaws simulate $(ARGS) >worlds.txt; tail -n 1 worlds.txt; \
 	done >traces.txt; uniq -c traces.txt; [ "$$(uniq traces.txt | wc -l)" -eq 1 ]
 
 compiled: $(VENV)/compiled/.ready  ## the core as extension modules (mypyc), in .venv/compiled/tree
@@ -132,7 +132,7 @@ $(VENV)/lowest.txt: pyproject.toml .ci/requirements.txt | $(READY)
 TREE := $(VENV)/compiled/tree
 define unpack
 rm -rf $(TREE)/../dist && $(BIN)/hatchling build --target sdist --directory $(TREE)/../dist >/dev/null && \
-	mkdir -p $(TREE) && tar -xzmf $(TREE)/../dist/*.tar.gz --strip-components 1 -C $(TREE)
+	mkdir -p $(TREE) && find $(TREE) -name '*.py' -delete && tar -xzmf $(TREE)/../dist/*.tar.gz --strip-components 1 -C $(TREE)
 endef
 
 $(VENV)/compiled/.ready: $(shell find qaws_proto -name '*.py') pyproject.toml .ci/requirements.txt | $(READY)
