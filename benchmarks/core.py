@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+from qaws_proto import COMPILED
 from qaws_proto.effects import Effect, StartRun
 from qaws_proto.inputs import BytesReceived, RunFinished
 
 from .load import CONTENT, masked_frame
 from .options import Options
+from .processes import Child, compiled, listen_to_parent, tell_parent
 from .report import Goal, Spread, at_most, table
 from .rig import VirtualNode, sent
 
@@ -87,25 +89,44 @@ class Rig(VirtualNode):
 
 
 def run(options: Options) -> list[Goal]:
-    """Measure, and print a table."""
-    rigs = {name: Rig(options.connections, with_id=with_id) for name, with_id in VARIANTS.items()}
-    costs: dict[str, list[Cost]] = {name: [] for name in rigs}
-    for rig in rigs.values():
-        rig.measure(options.seconds * WARM_UP)
-    for _ in range(options.rounds):
-        for name, rig in rigs.items():
-            gc.collect()
-            costs[name].append(rig.measure(options.seconds))
+    """Measure, and print a table; the compiled core in a process of its own, where there is one."""
+    plan = (options.connections, options.seconds, options.rounds)
+    costs = {_named(name, COMPILED): found for name, found in measure(*plan).items()}
+    if (home := compiled()) is not None:
+        with Child("the compiled core", "benchmarks.core", plan, home) as child:
+            heard = child.hear()
+        costs = {_named(name, True): [Cost(*cost) for cost in found] for name, found in heard.items()} | costs
     collector = "on" if gc.isenabled() else "off"
     print("### core: one chat round trip through `Gateway.step`\n")
     print(f"{options.connections} connections; {options.rounds} interleaved rounds of {options.seconds:g} s; "
           f"median (lowest to highest) of processor time; garbage collector {collector}.\n")  # fmt: skip
     print(table(HEADERS, [[name, *_cells(found)] for name, found in costs.items()]), end="\n\n", flush=True)
-    plain = next(iter(VARIANTS))
+    plain = next(iter(costs))
     reached = Spread.of(1e6 * cost.total for cost in costs[plain])
     return [Goal(f"core: µs of `step` a chat round trip, {plain}", at_most(15), reached, "")]
+
+
+def measure(connections: int, seconds: float, rounds: int) -> dict[str, list[Cost]]:
+    """What each variant costs in this process, round by round."""
+    rigs = {name: Rig(connections, with_id=with_id) for name, with_id in VARIANTS.items()}
+    costs: dict[str, list[Cost]] = {name: [] for name in rigs}
+    for rig in rigs.values():
+        rig.measure(seconds * WARM_UP)
+    for _ in range(rounds):
+        for name, rig in rigs.items():
+            gc.collect()
+            costs[name].append(rig.measure(seconds))
+    return costs
+
+
+def _named(variant: str, is_compiled: bool) -> str:
+    return f"{variant}, {'compiled' if is_compiled else 'interpreted'}"
 
 
 def _cells(costs: list[Cost]) -> list[str]:
     columns = zip(*((cost.total, cost.inward, cost.outward) for cost in costs), strict=True)
     return [Spread.of(1e6 * seconds for seconds in column).text(1) for column in columns]
+
+
+if __name__ == "__main__":
+    tell_parent(measure(*listen_to_parent()))

@@ -30,12 +30,13 @@ class Child:
     It ends when its standard input does, with this process at the latest.
     """
 
-    def __init__(self, name: str, module: str, told: object) -> None:
-        """`name` is for people. `told` is the first line that it reads."""
+    def __init__(self, name: str, module: str, told: object, home: Path | None = None) -> None:
+        """`name` is for people. `told` is the first line that it reads. `home` is of another Python and its tree."""
         self._name = name
+        python = sys.executable if home is None else home / "bin" / "python"
         self._process = subprocess.Popen(
-            ["node", module] if module.endswith(".mjs") else [sys.executable, "-m", module],
-            cwd=ROOT,
+            ["node", module] if module.endswith(".mjs") else [python, "-m", module],
+            cwd=ROOT if home is None else home / "tree",
             env={**os.environ, "QAWS_NODE_FROM": str(node_packages() / "package.json")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -88,6 +89,13 @@ class Child:
 def node_packages() -> Path:
     """The folder that packages for Node.js are in."""
     return Path(os.environ.get("QAWS_NODE_PACKAGES", ROOT / ".venv" / "node"))
+
+
+def compiled() -> Path | None:
+    """What `make compiled` makes, where QAWS_COMPILED names it: an environment, and in it the tree with the core
+    compiled."""
+    named = os.environ.get("QAWS_COMPILED")
+    return ROOT / named if named else None
 
 
 # ── on the other side ────────────────────────────────────────────────────────────────────────────────────────────────

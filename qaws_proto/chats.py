@@ -149,7 +149,12 @@ class Chats:
             self._runs.caught_up(session, now)  # one that keeps up, where the others do not
 
     def _refuse(
-        self, connection: Connection, fault: Fault, event: ClientEvent | None, now: Now, wait: float | None = None
+        self,
+        connection: Connection,
+        fault: Fault,
+        event: ClientEvent | None,
+        now: Now,
+        wait: int | float | None = None,
     ) -> None:
         if fault in (Fault.OVERLOADED, Fault.STOPPING):
             wait = self._node.gate.retry_after

@@ -119,12 +119,12 @@ class Timers:
             heap[:] = due.values()
             heapify(heap)
             self._stale = 0
-        elif entry is heap[0]:
+        elif entry == heap[0]:  # not `is`: compiled, a tuple may be another each time
             self._settle()
 
     def _settle(self) -> None:
         """Keep the top of the heap live."""
         heap, due = self._heap, self._due
-        while heap and due.get(heap[0][2]) is not heap[0]:
+        while heap and due.get(heap[0][2]) != heap[0]:
             heappop(heap)
             self._stale -= 1

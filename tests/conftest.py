@@ -7,11 +7,15 @@ Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.c
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from qaws_proto import COMPILED
 
 # dev is quick at the desk; ci gives the same verdict every time, on a machine of any speed;
 # short is for a further Python, when another one had its full share; deep is for a long night.
@@ -20,6 +24,21 @@ settings.register_profile("ci", max_examples=200, deadline=None, derandomize=Tru
 settings.register_profile("short", max_examples=20, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+#: What shows itself in the source alone: faults planted there, machines taken to pieces by `pickle`, and connections of
+#: the Autobahn|Testsuite, which override methods. The rest holds of the compiled core as well.
+collect_ignore = ["autobahn", "model/test_exhaustive.py", "proofs", "zoo"] if COMPILED else []
+
+
+def pytest_configure() -> None:
+    """In the environment of `make test-on-compiled`, tests of anything else would show nothing."""
+    if Path(sys.prefix).name == "compiled" and not COMPILED:
+        raise pytest.UsageError("the core is not compiled here")
+
+
+def pytest_report_header() -> str:
+    """Which core is tested."""
+    return f"core: {'compiled' if COMPILED else 'interpreted'}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import nullcontext, suppress
@@ -24,10 +25,10 @@ from benchmarks.comparison import goal, interleaved
 from benchmarks.crowd import Tally
 from benchmarks.load import CONTENT, MESSAGE, Plan, Result, connect, drive, finish, masked_frame, message_frame
 from benchmarks.options import Options
-from benchmarks.peers import CONSTANT, PEERS, PICOWS, QAWS, Peer, available
+from benchmarks.peers import CONSTANT, PEERS, PICOWS, QAWS, QAWS_INTERPRETED, Peer, available
 from benchmarks.peers.constant import GREETING, REPLY
 from benchmarks.peers.work import PIECES, Service, Terms
-from benchmarks.processes import ChildError
+from benchmarks.processes import ROOT, ChildError
 from benchmarks.report import Goal, Spread, Target, at_least, at_most
 from benchmarks.watching import Sample, Slope, percentile
 from qaws_proto.wire.frames import Frames, TextReceived
@@ -358,6 +359,32 @@ def test_a_peer_whose_package_is_missing_is_left_out_by_name() -> None:
     present, notes = available([absent, QAWS])
     assert present == [QAWS]
     assert notes == ["Left out: Absent; not installed: no-such-distribution."]
+
+
+def test_qaws_is_measured_both_ways_where_a_compiled_core_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\ntouch asked\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "tree").mkdir()
+    for name in ("benchmarks", "qaws_proto"):
+        (tmp_path / "tree" / name).symlink_to(ROOT / name)
+    present, (note,) = available([QAWS, QAWS_INTERPRETED])
+    assert present == [QAWS]
+    assert note.startswith("Left out: qaws, interpreted; so is qaws")
+    monkeypatch.setenv("QAWS_COMPILED", str(tmp_path))
+    assert available([QAWS, QAWS_INTERPRETED]) == ([QAWS, QAWS_INTERPRETED], [])
+    assert QAWS.title.startswith("qaws, compiled (")
+    assert QAWS_INTERPRETED.title.startswith("qaws, interpreted (")
+    for peer, there in ((QAWS_INTERPRETED, False), (QAWS, True)):
+        assert chat.once(peer, connections=1, in_flight=1, seconds=0.01).count > 0
+        assert (tmp_path / "tree" / "asked").exists() is there
+    assert main(["core", *ARGUMENTS]) == 0
+    printed = capsys.readouterr().out
+    assert "\n| without `id`, compiled | " in printed
+    assert "\n| core: µs of `step` a chat round trip, without `id`, compiled | " in printed
 
 
 @pytest.mark.parametrize(

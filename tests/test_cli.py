@@ -19,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from qaws_proto import COMPILED
 from tests.helpers.keys import pair
 from tests.helpers.openai_server import Answer, ModelServer, says
 
@@ -536,7 +537,8 @@ def test_without_a_command_help_is_shown() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
+    core = " (core compiled)" if COMPILED else ""
+    assert re.fullmatch(r"\d+\.\d+\.\d+" + re.escape(core) + r"\n", run("--version").stdout)
 
 
 # ── chat ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qaws_proto import COMPILED
 from qaws_proto.config import ConfigError, WebSocketConfig
 
 from . import __version__
@@ -33,7 +34,7 @@ DEV_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 app = App(
     name="qaws",
     help="The gateway between people and an AI agent, over WebSocket.",
-    version=__version__,
+    version=f"{__version__} (core compiled)" if COMPILED else __version__,
     help_on_error=False,
 )
 app.command("qaws.fuzz_cli:fuzz", name="fuzz")

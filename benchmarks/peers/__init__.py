@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..processes import Child
+from ..processes import Child, compiled
 from ..report import installed, versions
 from .work import Terms
 
@@ -22,11 +23,13 @@ class Peer:
     packages: tuple[str, ...]
     variant: str = ""  # which of its implementations, where the module knows several
     dialect: str = "websocket"  # of its clients: events as they are, or those of socket.io
+    interpreted: bool = False  # though a compiled core is there
 
     @property
     def title(self) -> str:
         """Its name and the versions of what it is made of."""
-        return f"{self.name} ({versions(self.packages)})" if self.packages else self.name
+        name = f"{self.name}, compiled" if self.home else self.name
+        return f"{name} ({versions(self.packages)})" if self.packages else name
 
     @property
     def missing(self) -> list[str]:
@@ -39,6 +42,11 @@ class Peer:
         return "qaws-gateway" in self.packages
 
     @property
+    def home(self) -> Path | None:
+        """Where its core is compiled; None where it is not."""
+        return compiled() if self.ours and not self.interpreted else None
+
+    @property
     def in_python(self) -> bool:
         """Whether it is another one's, and written in Python."""
         return bool(self.packages) and not self.ours and self.module != NODE
@@ -46,10 +54,11 @@ class Peer:
     def start(self, terms: Terms) -> Child:
         """Serve in a process of its own on a core of its own, which says `{"port": …}` once clients may connect."""
         told = {"module": self.module, "variant": self.variant, "terms": terms._asdict()}
-        return Child(self.name, self.module if self.module == NODE else "benchmarks.peers", told)
+        return Child(self.name, self.module if self.module == NODE else "benchmarks.peers", told, self.home)
 
 
 QAWS = Peer("qaws", "gateway", ("qaws-gateway", "wsproto"))
+QAWS_INTERPRETED = Peer("qaws, interpreted", "gateway", ("qaws-gateway", "wsproto"), interpreted=True)
 QAWS_ANYIO = Peer("qaws on anyio", "gateway", ("qaws-gateway", "anyio"), "anyio")
 QAWS_ASGI = Peer(
     "qaws under uvicorn", "uvicorn_host", ("qaws-gateway", "uvicorn", "websockets"), "qaws websockets-sansio"
@@ -64,6 +73,7 @@ FASTAPI_SANSIO = Peer(
 )  # fmt: skip
 PEERS = (
     QAWS,
+    QAWS_INTERPRETED,
     QAWS_ANYIO,
     QAWS_ASGI,
     PICOWS,
@@ -82,4 +92,8 @@ CONSTANT = Peer("constant answers", "constant", ())
 def available(peers: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
     """The peers whose packages are installed, and a line for each that has to be left out."""
     notes = [f"Left out: {peer.name}; not installed: {', '.join(peer.missing)}." for peer in peers if peer.missing]
-    return [peer for peer in peers if not peer.missing], notes
+    present = [peer for peer in peers if not peer.missing]
+    if QAWS_INTERPRETED in present and compiled() is None:
+        present.remove(QAWS_INTERPRETED)
+        notes.append(f"Left out: {QAWS_INTERPRETED.name}; so is qaws, as no compiled core is named (QAWS_COMPILED).")
+    return present, notes

@@ -36,7 +36,7 @@ class Refusal(NamedTuple):
     """
 
     fault: Fault
-    retry_after: float | None = None
+    retry_after: int | float | None = None  # both: compiled, an int that is given for a float becomes one
     text: str | None = None
     cause: BaseException | None = None
 

@@ -155,11 +155,11 @@ def fault_of(reason: object) -> Fault:
     return _FAULTS.get(reason, Fault.AGENT_ERROR) if type(reason) is str else Fault.AGENT_ERROR
 
 
-def wait_of(retry_after: float | None) -> float | None:
+def wait_of(retry_after: object) -> float | None:
     """What an agent gave as seconds to wait, a day at most; None where it is no such number."""
-    if retry_after is None or type(retry_after) not in (int, float):  # a subclass could answer anything
-        return None
-    return min(retry_after, LONGEST_WAIT) if 0 <= retry_after < float("inf") else None
+    if type(retry_after) is int or type(retry_after) is float:  # a subclass could answer anything
+        return min(retry_after, LONGEST_WAIT) if 0 <= retry_after < float("inf") else None
+    return None
 
 
 _FAULTS: Mapping[str, Fault] = {

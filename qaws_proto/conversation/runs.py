@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -234,9 +234,10 @@ class Runs:
         run = self._running(event.run_id)
         if run is None:
             return
-        name, name_size = clean("" if event.name is None else event.name)
-        content, content_size = clean("" if event.content is None else event.content)
-        kind = _STEP_KINDS.get(event.kind) if type(event.kind) is str else None
+        given: Any = event  # an agent's, of any type (C1): compiled, a field raises that is not of the declared one
+        name, name_size = clean("" if given.name is None else given.name)
+        content, content_size = clean("" if given.content is None else given.content)
+        kind = _STEP_KINDS.get(given.kind) if type(given.kind) is str else None
         if kind is None or name is None or content is None:
             self._fail(run, Fault.AGENT_ERROR, now, TypeError("an agent's step has a known kind and text"), stop=True)
             return
@@ -259,19 +260,20 @@ class Runs:
             return
         if run.state is not State.RUNNING:
             begun(run)
-        if event.input_tokens is not None or event.output_tokens is not None:
-            run.input_tokens, run.output_tokens = tokens_of(event.input_tokens), tokens_of(event.output_tokens)
+        given: Any = event  # as above
+        if given.input_tokens is not None or given.output_tokens is not None:
+            run.input_tokens, run.output_tokens = tokens_of(given.input_tokens), tokens_of(given.output_tokens)
         if run.state is not State.RUNNING:
             self._retire(run, now)
             return
         answer = self._answer(run, event.content, now)
         if answer is None:
             return
-        if event.reasoning_steps is not NOTHING and not self._keep(
-            run, event.reasoning_steps, run.reasoning.append, now
+        if given.reasoning_steps is not NOTHING and not self._keep(
+            run, given.reasoning_steps, run.reasoning.append, now
         ):
             return
-        if event.tools_used is not NOTHING and not self._keep(run, event.tools_used, run.use, now):
+        if given.tools_used is not NOTHING and not self._keep(run, given.tools_used, run.use, now):
             return
         self._respond(run, answer, "completed", now)
         self._note(run, "completed", now)
@@ -314,8 +316,9 @@ class Runs:
         run = self._runs.get(event.run_id)
         if run is None:
             return
+        given: Any = event  # as above
         if run.state is State.RUNNING:
-            self._fail(run, fault_of(event.reason), now, event.cause, retry_after=wait_of(event.retry_after))
+            self._fail(run, fault_of(given.reason), now, event.cause, retry_after=wait_of(given.retry_after))
         else:
             self._retire(begun(run), now)
 
