@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -101,6 +102,14 @@ class Timers:
         cleared = self._due.pop((reason, owner), None)
         if cleared is not None:
             self._end(cleared)
+
+    def clear_all(self, reasons: Iterable[Reason], owner: Owner) -> None:
+        """Forget the deadlines that the owner has for these reasons."""
+        due = self._due
+        for reason in reasons:
+            if due.pop((reason, owner), None) is not None:
+                self._stale += 1
+        self._settle()
 
     def pop_due(self, mono: float) -> tuple[Reason, Owner] | None:
         """Take out the next name whose deadline has come, or None."""
