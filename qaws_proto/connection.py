@@ -54,6 +54,8 @@ _NO_SESSIONS: frozenset[tuple[str, str]] = frozenset()  # one for all: most conn
 class Phase(Enum):
     """Where a connection is in its life."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call on every look-up
+
     HANDSHAKING = "handshaking"
     AUTHENTICATING = "authenticating"
     OPEN = "open"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
@@ -212,10 +212,14 @@ def _take_apart(token: str) -> Signed | None:
 
 def _decoded(segment: bytes) -> bytes:
     """Base64 as in RFC 7515 section 2: no padding, and one text alone for the same bytes. Raises ValueError."""
-    data = urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
-    if urlsafe_b64encode(data).rstrip(b"=") != segment:
+    standard = segment.translate(_STANDARD)
+    data = a2b_base64(standard + b"==")
+    if b2a_base64(data, newline=False).rstrip(b"=") != standard:
         raise ValueError("other characters, padding, or bits that say nothing")
     return data
+
+
+_STANDARD = bytes.maketrans(b"-_+/", b"+/-_")  # to the alphabet of RFC 4648 section 4, and what is of that one to none
 
 
 def _object(payload: bytes) -> dict[str, Any] | None:

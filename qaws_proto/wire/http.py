@@ -8,7 +8,7 @@ first, line by line, so that the verdict never depends on the reads (contract C3
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -253,14 +253,14 @@ def check_subprotocols(request: Request) -> Fault | None:
 
 def _is_key(key: str) -> bool:
     try:
-        return len(key) == 24 and len(b64decode(key, validate=True)) == 16
+        return len(key) == 24 and len(a2b_base64(key, strict_mode=True)) == 16
     except ValueError:
         return False
 
 
 def accept_key(key: str) -> str:
     """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2)."""
-    return b64encode(sha1(key.encode() + _GUID).digest()).decode()
+    return b2a_base64(sha1(key.encode() + _GUID).digest(), newline=False).decode()
 
 
 def accept_response(request: Request, subprotocol: str | None, extension: str | None = None) -> bytes:
