@@ -30,6 +30,7 @@ _PLAIN = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[!-~]*) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*+)\r\n"
 )
+_FIELD = re.compile(r"([^:]+):([^\r]*)\r\n")  # within such a head
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
 _ABSOLUTE = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -132,14 +133,11 @@ class HeadReader:
         match = _PLAIN.match(data, 0, limits.head_size)
         if match is None or match.start(3) > limits.request_line:
             return None
-        lines = match[3].decode("latin-1").split("\r\n")
-        if len(lines) > limits.headers + 1:
+        fields = _FIELD.findall(match[3].decode("latin-1"))
+        if len(fields) > limits.headers:
             return None
-        headers = []
-        for line in lines[:-1]:
-            name, _, value = line.partition(":")
-            headers.append((name.lower(), value.strip(" \t")))
-        request = Request(match[1].decode("ascii"), match[2].decode("ascii"), tuple(headers))
+        headers = tuple([(name.lower(), value.strip(" \t")) for name, value in fields])
+        request = Request(match[1].decode("ascii"), match[2].decode("ascii"), headers)
         if len(request.values("host")) != 1 or request.values("content-length") or request.values("transfer-encoding"):
             return None  # h11 has something to say about them
         self._line = match.end()
