@@ -71,10 +71,16 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.CLOSED: frozenset(),
 }
 
-_TIMERS = (  # that end with the conversation; what is unread then (BACKLOG) may hold the peer's Close
-    Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
-    Reason.SCRAPE,
-)  # fmt: skip
+_CONVERSING = (Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.TOKEN)
+_TIMERS: dict[Phase, tuple[Reason, ...]] = {  # that end with their phase, where a connection comes to its end in it
+    Phase.HANDSHAKING: (Reason.HEAD, Reason.AUTH, Reason.SCRAPE),
+    Phase.AUTHENTICATING: _CONVERSING,
+    Phase.OPEN: _CONVERSING,
+    Phase.CLOSING: (
+        Reason.CLOSE,
+        Reason.LINGER,
+    ),  # what is unread (BACKLOG) may hold the peer's Close until it is closed
+}
 
 
 @dataclass(slots=True)
@@ -726,11 +732,11 @@ class Connection:
     def _enter(self, phase: Phase) -> None:
         """The one place where the phase changes."""
         assert phase in TRANSITIONS[self.phase], f"{self.phase} does not become {phase}"
-        self.phase = phase
+        left, self.phase = self.phase, phase
         if phase not in (Phase.CLOSING, Phase.CLOSED):
             return
         self._asked = None
-        self._node.timers.clear_all(_TIMERS, self.number)
+        self._node.timers.clear_all(_TIMERS[left], self.number)
         if phase is Phase.CLOSING:
             self._discarded = self._link.waiting
             self._regulate()
