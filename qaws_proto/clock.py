@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -102,6 +103,14 @@ class Timers:
         if cleared is not None:
             self._end(cleared)
 
+    def clear_all(self, reasons: Iterable[Reason], owner: Owner) -> None:
+        """Forget the deadlines that the owner has for these reasons."""
+        due = self._due
+        for reason in reasons:
+            if due.pop((reason, owner), None) is not None:
+                self._stale += 1
+        self._settle()
+
     def pop_due(self, mono: float) -> tuple[Reason, Owner] | None:
         """Take out the next name whose deadline has come, or None."""
         if not self._heap or self._heap[0][0] > mono:
@@ -112,19 +121,19 @@ class Timers:
         return name
 
     def _end(self, entry: _Entry) -> None:
-        """An entry is not live any more. Keeps the heap within twice its live entries."""
-        heap, due = self._heap, self._due
+        """An entry is not live any more."""
         self._stale += 1
-        if self._stale > 32 and self._stale > len(due):
-            heap[:] = due.values()
-            heapify(heap)
-            self._stale = 0
-        elif entry == heap[0]:  # not `is`: compiled, a tuple may be another each time
+        # Not `is`: compiled, a tuple may be another each time.
+        if entry == self._heap[0] or (self._stale > 32 and self._stale > len(self._due)):
             self._settle()
 
     def _settle(self) -> None:
-        """Keep the top of the heap live."""
+        """Keep the top of the heap live, and the heap within twice its live entries."""
         heap, due = self._heap, self._due
         while heap and due.get(heap[0][2]) != heap[0]:
             heappop(heap)
             self._stale -= 1
+        if self._stale > 32 and self._stale > len(due):
+            heap[:] = due.values()
+            heapify(heap)
+            self._stale = 0

@@ -34,6 +34,7 @@ from .events import (
     correlation_of,
     dump,
     error_event,
+    system_event,
 )
 from .faults import Fault
 from .handshake import Answer, Scrape, judge, turned_away
@@ -53,6 +54,8 @@ _NO_SESSIONS: frozenset[tuple[str, str]] = frozenset()  # one for all: most conn
 class Phase(Enum):
     """Where a connection is in its life."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call on every look-up
+
     HANDSHAKING = "handshaking"
     AUTHENTICATING = "authenticating"
     OPEN = "open"
@@ -68,10 +71,16 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.CLOSED: frozenset(),
 }
 
-_TIMERS = (  # that end with the conversation; what is unread then (BACKLOG) may hold the peer's Close
-    Reason.HEAD, Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.CLOSE, Reason.LINGER, Reason.TOKEN,
-    Reason.SCRAPE,
-)  # fmt: skip
+_CONVERSING = (Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.TOKEN)
+_TIMERS: dict[Phase, tuple[Reason, ...]] = {  # that end with their phase, where a connection comes to its end in it
+    Phase.HANDSHAKING: (Reason.HEAD, Reason.AUTH, Reason.SCRAPE),
+    Phase.AUTHENTICATING: _CONVERSING,
+    Phase.OPEN: _CONVERSING,
+    Phase.CLOSING: (
+        Reason.CLOSE,
+        Reason.LINGER,
+    ),  # what is unread (BACKLOG) may hold the peer's Close until it is closed
+}
 
 
 @dataclass(slots=True)
@@ -475,7 +484,7 @@ class Connection:
         node.outbox.send(self.number, self._link.accept(request, verdict.subprotocol))
         self._tally.leave(self.address_key)
         self.address = verdict.address
-        self._tally, self.address_key = census.open, key_of(verdict.address)
+        self._tally, self.address_key = census.open, verdict.address_key
         self._tally.enter(self.address_key)
         self.trace = of_headers(request.values("traceparent"), request.values("tracestate"))
         self._enter(Phase.AUTHENTICATING)
@@ -669,22 +678,17 @@ class Connection:
         self._enter(Phase.OPEN)
         self.session_id, self.epoch = node.ids(), node.ids()
         node.sessions.promise(principal.user_id, self.session_id, self.epoch)
-        self.reply(
-            SystemEvent(
-                event_name="connection_established",
-                data={
-                    "user_id": principal.user_id,
-                    "session_id": self.session_id,
-                    "epoch": self.epoch,
-                    "seq": 0,
-                    "protocol": PROTOCOL_NAME,
-                    "heartbeat_interval": whole(node.config.server.heartbeat_interval),
-                    "max_message_size": node.config.limits.max_message_size,
-                    "token_expires_in": credential.expires_in(now),
-                },
-            ),
-            now,
-        )
+        data: dict[str, Scalar] = {
+            "user_id": principal.user_id,
+            "session_id": self.session_id,
+            "epoch": self.epoch,
+            "seq": 0,
+            "protocol": PROTOCOL_NAME,
+            "heartbeat_interval": whole(node.config.server.heartbeat_interval),
+            "max_message_size": node.config.limits.max_message_size,
+            "token_expires_in": credential.expires_in(now),
+        }
+        self.tell(Encoded(system_event("connection_established", data)), now)
 
     def _trust(self, principal: Principal, now: Now) -> Credential:
         """Speak for a principal, until its token ends."""
@@ -728,12 +732,11 @@ class Connection:
     def _enter(self, phase: Phase) -> None:
         """The one place where the phase changes."""
         assert phase in TRANSITIONS[self.phase], f"{self.phase} does not become {phase}"
-        self.phase = phase
+        left, self.phase = self.phase, phase
         if phase not in (Phase.CLOSING, Phase.CLOSED):
             return
         self._asked = None
-        for reason in _TIMERS:
-            self._node.timers.clear(reason, self.number)
+        self._node.timers.clear_all(_TIMERS[left], self.number)
         if phase is Phase.CLOSING:
             self._discarded = self._link.waiting
             self._regulate()

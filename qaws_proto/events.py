@@ -27,7 +27,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from .faults import Fault
 
@@ -465,6 +465,11 @@ def dump(event: ServerEvent | ClientEvent) -> bytes:
     """The event as UTF-8 JSON, fields that are None left out (but not those inside `data`)."""
     payload: bytes = event.__pydantic_serializer__.to_json(event, exclude_none=True)
     return payload
+
+
+def system_event(name: str, data: Mapping[str, object]) -> bytes:
+    """What `dump` makes of a SystemEvent, for whoever comes: it is our own word, and needs no validation."""
+    return to_json({"type": "system_event", "event_name": name, "data": data})
 
 
 def error_event(

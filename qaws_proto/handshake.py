@@ -39,6 +39,7 @@ class Admitted(NamedTuple):
 
     subprotocol: str | None
     address: Address | None
+    address_key: str
     principal: Principal | None
 
 
@@ -81,7 +82,7 @@ def judge(
     if refused is not None:
         return None if applicant.waits else turned_away(refused)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in request.items("sec-websocket-protocol") else None
-    return Admitted(subprotocol, applicant.address, applicant.principal)
+    return Admitted(subprotocol, applicant.address, applicant.address_key, applicant.principal)
 
 
 def turned_away(refused: Refusal, allow: str = "GET") -> Answer:

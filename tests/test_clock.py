@@ -38,6 +38,12 @@ class TimersAgainstModel(RuleBasedStateMachine):
         self.timers.clear(reason, owner)
         self.model.pop((reason, owner), None)
 
+    @rule(reasons=st.lists(REASONS), owner=OWNERS)
+    def clear_all(self, reasons: list[Reason], owner: Owner) -> None:
+        self.timers.clear_all(reasons, owner)
+        for reason in reasons:
+            self.model.pop((reason, owner), None)
+
     @rule(mono=TIMES)
     def pop_due(self, mono: float) -> None:
         due = [(at, name) for name, at in self.model.items() if at <= mono]

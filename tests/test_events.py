@@ -34,6 +34,7 @@ from qaws_proto.events import (
     dump,
     error_event,
     parse_server_event,
+    system_event,
 )
 from qaws_proto.faults import Fault
 
@@ -688,6 +689,21 @@ def test_a_servers_event_comes_back_as_it_was_said(text: str, number: int, name:
         Pong(id=name),
     ]
     assert [parse_server_event(dump(event)) for event in events] == events
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(-1e9, 1e9)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+    ),
+)
+def test_a_system_event_is_what_its_model_dumps(name: str, data: dict[str, str | int | float | bool | None]) -> None:
+    assert system_event(name, data) == dump(SystemEvent(event_name=name, data=data))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from qaws_proto.testing.host import Host
 from qaws_proto.testing.peer import upgrade
 from qaws_proto.testing.replay import Outside, Replay, compare
 from qaws_proto.testing.trace import Step, Trace, digest, failure
+from qaws_proto.wire.http import Request
 from tests.helpers.node import NodeUnderTest
 
 FOLDER = Path(__file__).parent / "regressions"
@@ -89,7 +90,7 @@ def _host(event: RequestReceived) -> Host:
     """What stands for the host of this request, which said what it is."""
     host = Host(upgrade(), denial=event.denial)
     host.upgrade = event.upgrade
-    host.request = host.request._replace(method=event.method, target=event.target)
+    host.request = Request(event.method, event.target, host.request.headers)
     return host
 
 

@@ -50,7 +50,7 @@ class WebSocketServer(ByteServer):
 class ProtocolTransport(ByteTransport, asyncio.BufferedProtocol):
     """A protocol of asyncio, and its transport, as a connection's transport."""
 
-    __slots__ = ("_buffer", "_looking", "_paused", "_peer", "_server", "_stream")
+    __slots__ = ("_buffer", "_dropped", "_looking", "_paused", "_peer", "_server", "_stream")
 
     def __init__(self, server: WebSocketServer, tls: TlsSession | None, peer: str | None) -> None:
         super().__init__(server.manager, tls)
@@ -58,6 +58,7 @@ class ProtocolTransport(ByteTransport, asyncio.BufferedProtocol):
         self._peer = peer
         self._buffer = server.buffer(0)
         self._paused = False
+        self._dropped = False  # the node knows of its end
         self._looking: asyncio.TimerHandle | None = None  # whether the peer reads, while too much is unsent
         self._stream: asyncio.Transport
 
@@ -90,7 +91,8 @@ class ProtocolTransport(ByteTransport, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self._look_no_more()
-        self.manager.feed(ConnectionLost(self.number))  # which drops the transport, unless that is done
+        if not self._dropped:
+            self.manager.feed(ConnectionLost(self.number))  # which drops the transport
         self._server.connections -= 1
         if self._server.connections == 0 and self._server.given_back is not None:
             self._server.given_back.set()
@@ -155,6 +157,7 @@ class ProtocolTransport(ByteTransport, asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close, what is unsent with it."""
+        self._dropped = True
         self._stream.abort()
 
     def pause_reading(self) -> None:

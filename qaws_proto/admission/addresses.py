@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ..config import UNIX, AddressesConfig, ServerConfig, networks
@@ -10,10 +11,13 @@ from ..wire.http import Request
 
 Address = IPv4Address | IPv6Address
 
+KNOWN = 1024  # addresses that are not parsed again: who comes back, and above all the proxy that all come from
+
 # One parameter of an element (RFC 7239 section 4).
 _PARAMETER = re.compile(r'[ \t]*([a-z]+)=("[^"]*"|[^;"]*)(?:;|\Z)', re.IGNORECASE)
 
 
+@lru_cache(maxsize=KNOWN)
 def parse_address(text: str | None) -> Address | None:
     """An address as a transport or a proxy writes it, with or without a port; None where it is none."""
     if text is None:

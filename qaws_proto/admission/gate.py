@@ -43,12 +43,14 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class Applicant:
-    """An upgrade at the gate. Checks may read everything; the token check sets `principal`."""
+    """An upgrade at the gate. Checks may read everything; the check of the address sets `address`, and in `address_key`
+    what it is counted under, that of the token sets `principal`."""
 
     request: Request = field(repr=False)  # it may hold a token (C12)
     peer: Address | None
     now: Now
     address: Address | None = None
+    address_key: str = ""
     principal: Principal | None = None
     waits: bool = False  # it has to be judged again, when the keys of its token are here
 
@@ -151,10 +153,12 @@ class Gate:
 
     def admit_upgrade(self, applicant: Applicant) -> Refusal | None:
         """Ask every check of an upgrade, in order; one that passes them all is counted."""
-        refused = next((no for check in self._upgrade_checks if (no := check(self, applicant)) is not None), None)
-        if refused is None:
-            self.rates.count_connection(key_of(applicant.address), applicant.now.mono)
-        return refused
+        for check in self._upgrade_checks:
+            refused = check(self, applicant)
+            if refused is not None:
+                return refused
+        self.rates.count_connection(applicant.address_key, applicant.now.mono)
+        return None
 
     def admit_event(self, passage: Passage, account: str) -> Refusal | None:
         """Ask the rates and every check of an event, in order; one that passes them all is counted (R1, R4)."""
@@ -258,6 +262,7 @@ def host_is_served(gate: Gate, applicant: Applicant) -> Refusal | None:
 def address_is_allowed(gate: Gate, applicant: Applicant) -> Refusal | None:
     """The client's address is not blocked. Finds the address behind trusted proxies on the way (H13)."""
     applicant.address = gate.addresses.client(applicant.peer, applicant.request)
+    applicant.address_key = key_of(applicant.address)
     if gate.addresses.allows(applicant.address) and not gate.blocks.address(applicant.address, applicant.now):
         return None
     return Refusal(Fault.ADDRESS_REFUSED)
@@ -282,7 +287,7 @@ def node_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
 
 def address_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
     """The address has not too many connections already (H14)."""
-    held = gate.census.open.of(key_of(applicant.address))
+    held = gate.census.open.of(applicant.address_key)
     if held >= gate.config.limits.connections_per_address:
         return Refusal(Fault.ADDRESS_FULL, gate.retry_after)
     return None
@@ -290,7 +295,7 @@ def address_has_room(gate: Gate, applicant: Applicant) -> Refusal | None:
 
 def address_comes_not_too_often(gate: Gate, applicant: Applicant) -> Refusal | None:
     """The address has not opened too many connections in the last minute, where that is limited (H14)."""
-    key, mono = key_of(applicant.address), applicant.now.mono
+    key, mono = applicant.address_key, applicant.now.mono
     wait = gate.rates.connection_wait(key, mono)
     if not wait or gate.dry_run.excuses("connection_rate", key, wait, mono):
         return None
@@ -312,7 +317,7 @@ def token_is_valid(gate: Gate, applicant: Applicant) -> Refusal | None:
     token = request_token(applicant.request)
     if token is None:
         return None
-    verdict = gate.authenticate(token, key_of(applicant.address), applicant.now)
+    verdict = gate.authenticate(token, applicant.address_key, applicant.now)
     if isinstance(verdict, Principal):
         applicant.principal = verdict
         return None

@@ -27,13 +27,22 @@ _KINDS = {
 }
 
 
+class Signed(NamedTuple):
+    """A token, taken apart (RFC 7515 section 7.1): `content` is what its `signature` is of, `payload` what it says."""
+
+    header: Mapping[str, Any]
+    payload: bytes
+    content: bytes
+    signature: bytes
+
+
 class Key:
     """One key, with the one algorithm it is for, the `kid` that tokens name it by, and its end in unix seconds, if any.
 
     A shared secret for HS256; for the others a PEM, of which the public half is enough to verify.
     """
 
-    __slots__ = ("_material", "algorithm", "kid", "until")
+    __slots__ = ("_material", "_method", "algorithm", "kid", "until")
 
     def __init__(
         self,
@@ -77,7 +86,7 @@ class Key:
         key = cls.__new__(cls)
         try:
             method = _method(algorithm)
-            key._take(method, algorithm, method.from_jwk(public), kid, until)
+            key._take(method, algorithm, method.prepare_key(method.from_jwk(public)), kid, until)
         except Exception:  # noqa: BLE001 - as above: what is no key raises many kinds
             return None
         return key
@@ -86,6 +95,7 @@ class Key:
         weakness = method.check_key_length(material)
         if weakness is not None:
             raise ConfigError(weakness)
+        self._method = method
         self._material = material
         self.algorithm = algorithm
         self.kid = kid
@@ -102,21 +112,12 @@ class Key:
         """Whether a token with this header may be of this key: only then is its signature looked at."""
         return header.get("alg") == self.algorithm and self.kid in (None, header.get("kid"))
 
-    def payload(self, token: str) -> bytes | None:
-        """What the token says, or None where this key did not sign it.
+    def signed(self, token: Signed) -> bool:
+        """Whether it is this key that signed a token which it fits.
 
-        None as well where its header asks for what is not done here (`crit`, `b64`; A1). Keys and addresses of keys in
-        the header (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.
+        Keys and addresses of keys in the header (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.
         """
-        try:
-            token_parts = _JWS.decode_complete(token, self._material, algorithms=[self.algorithm])
-        except jwt.PyJWTError:
-            return None
-        header = token_parts["header"]
-        if "crit" in header or "b64" in header:
-            return None
-        payload: bytes = token_parts["payload"]
-        return payload
+        return self._method.verify(token.content, self._material, token.signature)
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """A token with these claims. Raises ConfigError where this is a public key."""

@@ -39,8 +39,8 @@ class Host:
 
     def open(self, connection: int, peer: str | None) -> RequestReceived:
         """The request, as a node is given it."""
-        method, target, headers = self.request
-        return RequestReceived(connection, peer, method, target, headers, self.upgrade, self.denial and self.upgrade)
+        request, denial = self.request, self.denial and self.upgrade
+        return RequestReceived(connection, peer, request.method, request.target, request.headers, self.upgrade, denial)
 
     def read(self, connection: int, data: bytes) -> Iterator[MessageReceived | CloseReceived]:
         """What bytes of the peer say to a node. Each is handled before the next is looked at."""

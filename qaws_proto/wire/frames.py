@@ -1,9 +1,9 @@
 """Bytes to messages: RFC 6455 section 5, for either side of a connection.
 
 The stream is cut at frame boundaries here, so that sizes are judged from the header before the payload comes, and
-frames can be counted. A plain frame that is here whole (a text message, a ping, a pong) is read and written right here,
-which takes a tenth of the time; wsproto reads all the others and is the judge of the protocol. What it leaves to its
-user (limits, assembly of messages, one verdict and then silence) is done here too.
+frames can be counted. A plain frame that is here whole (a text message, a ping, a pong, a client's Close) is read and
+written right here, which takes a tenth of the time; wsproto reads all the others and is the judge of the protocol. What
+it leaves to its user (limits, assembly of messages, one verdict and then silence) is done here too.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ FrameEvent = TextReceived | BinaryReceived | PingReceived | PongReceived | Close
 
 COMPRESSED = 0x40  # RSV1 of the first frame of a message (RFC 7692 section 6)
 
-_TEXT, _PING, _PONG = 0x81, 0x89, 0x8A  # first bytes of plain frames: FIN, no reserved bit, the opcode
+_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A  # first bytes of plain frames: FIN, no reserved bit, the opcode
 _MASKED = 0x80
+
+_PLAIN_CODES = (1000, 1001)  # of a Close: those of whoever just leaves
 
 _LENGTH_BYTES = {126: 2, 127: 8}
 
@@ -75,13 +77,14 @@ class Frames:
 
     __slots__ = (
         "_at", "_client", "_ended", "_fragments", "_header", "_in_message", "_inbox", "_inflate", "_left",
-        "_max_fragments", "_max_message", "_pieces", "_size", "_top", "_wsproto", "frames",
+        "_max_fragments", "_max_message", "_pieces", "_plain_state", "_size", "_top", "_wsproto", "frames",
     )  # fmt: skip
 
     def __init__(self, *, client: bool, max_message: int, max_fragments: int, deflate: bool = False) -> None:
         self._client = client
         self._inflate = Inflate(max_message) if deflate else None
         self._wsproto: Connection | None = None  # made for the first frame that is not plain: it takes 3 KiB
+        self._plain_state = ConnectionState.OPEN  # until then
         self._max_message = max_message
         self._max_fragments = max_fragments
         self._inbox = b""
@@ -166,7 +169,7 @@ class Frames:
         if first == _TEXT:
             if self._in_message or length > self._max_message:
                 return None
-        elif (first != _PING and first != _PONG) or length > 125:
+        elif first not in (_PING, _PONG, _CLOSE) or length > 125:
             return None
         payload = inbox[begin:stop]
         if not self._client:  # RFC 6455 section 5.3, as one number: in a loop it would take twenty times as long
@@ -178,6 +181,13 @@ class Frames:
                 event = TextReceived(payload.decode())
             except UnicodeDecodeError:
                 return None
+        elif first == _CLOSE:
+            closed = None if self._client or self._wsproto is not None else _plain_close(payload)
+            if closed is None:
+                return None
+            self._plain_state = ConnectionState.REMOTE_CLOSING
+            self.frames += 1
+            return self._end(closed)
         else:
             event = PingReceived(payload) if first == _PING else PongReceived(payload)
         self._at = stop
@@ -286,7 +296,7 @@ class Frames:
 
     @property
     def _state(self) -> ConnectionState:
-        return ConnectionState.OPEN if self._wsproto is None else self._wsproto.state
+        return self._plain_state if self._wsproto is None else self._wsproto.state
 
     def text(self, payload: bytes) -> bytes:
         """A frame with one whole text message; the payload is UTF-8."""
@@ -316,11 +326,29 @@ class Frames:
 
     def close(self, code: int, reason: str = "") -> bytes:
         """A Close, or the answer to the peer's; nothing where ours is out already. 1005 stands for no code."""
-        if self._state not in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+        state = self._state
+        if state not in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             return b""
+        if self._wsproto is None and state is ConnectionState.REMOTE_CLOSING and code in _PLAIN_CODES and not reason:
+            self._plain_state = ConnectionState.CLOSED
+            return bytes((_CLOSE, 2)) + code.to_bytes(2)
         if code == CloseReason.NO_STATUS_RCVD:
             return bytes(self._judge.send(CloseConnection(code=CloseReason.NO_STATUS_RCVD)))
         return bytes(self._judge.send(CloseConnection(code=code, reason=reason)))
+
+
+def _plain_close(payload: bytes) -> CloseReceived | None:
+    """What a Close says, where there is nothing to judge in it."""
+    if not payload:
+        return CloseReceived(CloseReason.NO_STATUS_RCVD.value)
+    code = int.from_bytes(payload[:2])
+    if code not in _PLAIN_CODES:
+        return None
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        return None
+    return CloseReceived(code)
 
 
 def header_size(head: bytes) -> int:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -166,6 +166,64 @@ WRONG_TEXTS = [
 @pytest.mark.parametrize("token", WRONG_HEADERS.values(), ids=WRONG_HEADERS.keys())
 def test_the_algorithm_belongs_to_the_key(token: str) -> None:
     assert VERIFIER.verify(token, UNIX) is None
+
+
+def _believed_by_pyjwt(token: str) -> bool:
+    """Whether PyJWT finds that our key has signed these claims.
+
+    It takes padding, which RFC 7515 section 2 has none of, and some of what headers have `crit` for: we do not.
+    """
+    try:
+        parts = jwt.PyJWS().decode_complete(token, SECRET, algorithms=["HS256"])
+        return (
+            json.loads(parts["payload"]) == CLAIMS and not {"crit", "b64"} & set(parts["header"]) and "=" not in token
+        )
+    except (jwt.PyJWTError, ValueError):
+        return False
+
+
+def _signed(*segments: str) -> str:
+    content = ".".join(segments)
+    return f"{content}.{_base64(hmac.new(SECRET.encode(), content.encode(), hashlib.sha256).digest())}"
+
+
+_HEADERS = [
+    b'{"alg":"HS256"}', b' {"alg" : "HS256"}\n', b'{"alg":"none","alg":"HS256"}', b'{"alg":"HS256","alg":"none"}',
+    b'{"alg":"HS256","typ":NaN}', b'{"alg":"\\u0048S256"}', b'{"alg":"HS256","x":"\xff"}',
+    b'{"alg":"HS256",}', b"", b"[]",
+    *(b'{"alg":"HS256","kid":%b}' % kid for kid in (b'""', b'"k"', b"1", b"null", b"[]", b'"\\ud800"')),
+    *('{"alg":"HS256"}'.encode(coding) for coding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32")),
+    *(b'{"alg":"HS256","b64":%b}' % b64 for b64 in (b"true", b"false", b"null", b"1")),
+    *(b'{"alg":"HS256","crit":%b}' % crit for crit in (b'["b64"]', b"[]", b"null")),
+]  # fmt: skip
+_SEGMENT_CHANGES: list[Callable[[str], str]] = [
+    lambda text: text, lambda text: text[:-1], lambda text: text[1:], lambda text: "", lambda text: text + "A",
+    lambda text: text + "AA", lambda text: text + "AAA", lambda text: text + ".", lambda text: "." + text,
+    lambda text: text + "\n", lambda text: " " + text, lambda text: text + "+", lambda text: text + "\0",
+    lambda text: text + "=" * (-len(text) % 4), lambda text: text + "=", lambda text: text[:-2] + "==",
+    lambda text: text.replace("_", "/").replace("-", "+"), lambda text: text[:4] + "\n" + text[4:],
+    *(lambda text, last=last: text[:-1] + last for last in "ABQgwxyz0189-_"),  # bits that say nothing
+]  # fmt: skip
+
+
+@pytest.mark.row("A1")
+@pytest.mark.parametrize("header", _HEADERS)
+def test_a_header_says_to_us_what_it_says_to_pyjwt(header: bytes) -> None:
+    token = _signed(_base64(header), _base64(_SIGNED))
+    assert (VERIFIER.verify(token, UNIX) is not None) is _believed_by_pyjwt(token)
+
+
+@pytest.mark.row("A1")
+@pytest.mark.parametrize("change", _SEGMENT_CHANGES)
+@pytest.mark.parametrize("payload", [_base64(_SIGNED + b" " * more) for more in range(3)])
+@pytest.mark.parametrize("header", [_base64(b'{"alg":"HS256"}' + b" " * more) for more in range(3)])
+def test_a_token_is_taken_apart_as_pyjwt_does_it(header: str, payload: str, change: Callable[[str], str]) -> None:
+    """Each part by turns is written in another way, and what is signed is what is written."""
+    content, _, signature = _signed(header, payload).rpartition(".")
+    for token in (
+        _signed(change(header), payload), _signed(header, change(payload)), f"{content}.{change(signature)}",
+    ):  # fmt: skip
+        assert (VERIFIER.verify(token, UNIX) is not None) is _believed_by_pyjwt(token), token
 
 
 @pytest.mark.row("A2")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaws_proto.admission.keys import Key
+from qaws_proto.admission.keys import Key, Signed
 from qaws_proto.admission.tokens import TokenVerifier, issue_token
 from qaws_proto.admission.verified import Span, VerifiedTokens
 from qaws_proto.config import AuthenticationConfig, LimitsConfig
@@ -70,14 +70,14 @@ def test_what_is_remembered_is_what_would_be_verified(history: list[tuple[str, A
 
 @pytest.mark.row("A6")
 def test_a_token_that_comes_again_costs_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
-    payload = Key.payload
+    looks: list[Signed] = []
+    signed = Key.signed
 
-    def counted(key: Key, token: str) -> bytes | None:
+    def counted(key: Key, token: Signed) -> bool:
         looks.append(token)
-        return payload(key, token)
+        return signed(key, token)
 
-    monkeypatch.setattr(Key, "payload", counted)
+    monkeypatch.setattr(Key, "signed", counted)
     verifier = TokenVerifier(CONFIG)
     verifier.load((Key("HS256", SECRETS[0]),))
     first = verifier.verify(TOKENS[0], UNIX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from hashlib import sha1
+from itertools import product
 
 import h11
 import pytest
@@ -121,6 +122,31 @@ def test_any_bytes_in_any_reads(stream: Cut) -> None:
         assert reader.rest == stream.data[at:]
     assert len(reader) == len(stream.data)
     assert at <= LIMITS.head_size + 1
+
+
+NAMES = ["Host", "host", "Content-Length", "Transfer-Encoding", "A", "x-a", "!#$%&'*+.^_`|~", "", "A B"]
+VALUES = ["", "a", "0", "1, 1", "chunked", " a", "a \t", "\ta\tb ", "\x80\xff", "a\x0b", "a\x85", "\xa0", ":", "a\r"]
+FIELDS = ["".join(parts) for parts in product(NAMES, [":", ": ", ":\t", " :", ""], VALUES)]
+METHODS = ["GET", "HEAD", "CONNECT", "get", "!", "", "G:"]
+TARGETS = ["/", "/a?b=c", "/a?", "*", "a:1", "http://a/", "http://a", "/\x7f", "/é", ""]
+LINES = [" ".join(parts) for parts in product(METHODS, TARGETS, ["HTTP/1.1", "HTTP/1.0", "HTTP/1.10", ""])]
+
+
+@pytest.mark.row("H1")
+@pytest.mark.row("H4")
+@pytest.mark.clause("C3")
+@pytest.mark.parametrize("host", [[], ["Host: a"]], ids=["without Host", "with Host"])
+def test_a_head_in_one_read_is_what_it_is_in_many(host: list[str]) -> None:
+    """A plain one in one read is neither looked at line by line nor by h11."""
+    heads = [["GET / HTTP/1.1", *host, field] for field in FIELDS] + [[line, *host] for line in LINES]
+    for lines, end in product(heads, ["\r\n", "\n"]):
+        data = (end.join(lines) + end + end + "rest").encode("latin-1")
+        single, (whole, reader) = verdict_of(data), read_head([data])
+        assert single is not None
+        assert whole is not None
+        assert whole[1] == single[1], data
+        if isinstance(single[1], Request):
+            assert reader.rest == data[single[0] :]
 
 
 # ── sizes (H1) ───────────────────────────────────────────────────────────────────────────────────────────────────────

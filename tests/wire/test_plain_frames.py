@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,6 +31,7 @@ ACTS: tuple[Callable[[Frames], bytes], ...] = (
     lambda frames: frames.close(1000),
     lambda frames: frames.close(1005),
     lambda frames: frames.close(4401, "auth"),
+    lambda frames: frames.close(1000, "bye"),
 )
 
 
@@ -158,6 +159,25 @@ def test_every_head_of_two_bytes(first: int, client: bool) -> None:
             agree(quick, judged)
 
 
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+@pytest.mark.parametrize("before", [None, Frame(TEXT, b"a"), Frame(TEXT, b"a", fin=False), Frame(BINARY, b"a")])
+@pytest.mark.parametrize("reason", [b"", b"bye", b"\xff", "¿qué?".encode()[:-2], "¿qué?".encode()])
+def test_every_close(client: bool, before: Frame | None, reason: bytes) -> None:
+    """Every code there may be a rule for, behind other frames and before another one, and each thing said to it."""
+    mask = None if client else MASK
+    codes = [b"", b"\x03", *(code.to_bytes(2) for code in (0, 999, *range(1000, 1017), 2999, 3000, 4401, 4999, 5000))]
+    for code, act in product(codes, ACTS):
+        quick, judged = pair(client=client)
+        frames = [Frame(CLOSE, code + reason), Frame(PING, b"p")]
+        for frame in frames if before is None else [before, *frames]:
+            for each in (quick, judged):
+                each.receive(replace(frame, mask=mask).dump())
+            agree(quick, judged)
+        for said in (act, ACTS[1], ACTS[5], ACTS[7]):
+            with same_masks():
+                assert written(said, quick) == written(said, judged)
+
+
 def test_wsproto_is_not_made_for_plain_frames() -> None:
     """An idle connection, which pings and hears pongs, holds none."""
     quick, _ = pair(client=False)
@@ -166,7 +186,11 @@ def test_wsproto_is_not_made_for_plain_frames() -> None:
         assert quick.next_event() is not None
     assert quick.ping(b"")
     assert quick.pong(b"p")
-    assert quick._wsproto is None
+    leaving, _ = pair(client=False)
+    leaving.receive(Frame(CLOSE, (1000).to_bytes(2)).dump())
+    assert leaving.next_event() is not None
+    assert leaving.close(1000)
+    assert leaving._wsproto is quick._wsproto is None
     quick.receive(Frame(BINARY, b"").dump())
     assert quick.next_event() is not None
     assert quick._wsproto is not None
