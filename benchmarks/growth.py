@@ -163,6 +163,7 @@ def run(options: Options) -> list[Goal]:
 
 def alone(series: Series, options: Options) -> list[Goal]:
     """Measure one series through `Gateway.step`, and print its table."""
+    series = series._replace(sizes=tuple(size for size in series.sizes if size <= options.largest))
     costs = measure(series, options.seconds * SHARE, options.rounds)
     print(f"### growth: {series.name}\n")
     print(f"{options.rounds} interleaved rounds, a process for each size; µs of processor time, median (lowest to "
@@ -215,7 +216,7 @@ def _ratio(series: Series, costs: Costs, what: str) -> Spread:
 
 def over_sockets(options: Options, sizes: Sequence[int] = SIZES) -> Goal:
     """Replies a second of as many clients as the first size is, beside others that are open and silent."""
-    most, chatting = most_connections(), sizes[0]
+    most, chatting = min(options.largest, most_connections()), sizes[0]
     found: dict[int, list[Result]] = {size: [] for size in sizes if size <= most}
     for number in range(1, options.rounds + 1):
         for size, results in found.items():
