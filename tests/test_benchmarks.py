@@ -245,7 +245,7 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
     targets = printed.partition("### targets")[2]
     for row in (
         "core: ", "chat: ", "p99 of waits: ", "handshake and login", "stream: ", "fan-out: ", "idle: ",
-        "10 of them speak, 100 connections against 10", "server time of a reply, 64 connections against 64",
+        "growth, messages: 10 of them speak, 100 connections against 10", "growth over loopback: ",
     ):  # fmt: skip
         assert f"\n| {row}" in targets
     assert "A server that lets everybody in unseen has all in after " in printed
