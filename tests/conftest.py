@@ -6,6 +6,7 @@ Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.c
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from datetime import timedelta
@@ -20,6 +21,12 @@ settings.register_profile("ci", max_examples=200, deadline=None, derandomize=Tru
 settings.register_profile("short", max_examples=20, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("deep", max_examples=5000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """Hide from the garbage collector what there is before the first test: many tests let it look at all there is."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
