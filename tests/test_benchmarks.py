@@ -229,6 +229,7 @@ def test_the_frames_of_the_load_generator_are_what_a_server_reads(length: int) -
     assert frames.waiting == 0
 
 
+@pytest.mark.timeout(300)  # many servers, one after the other
 def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
