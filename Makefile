@@ -49,7 +49,7 @@ lint: $(READY)  ## style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)  ## every benchmark, about twenty minutes; ARGS="--rounds 5 --plots FOLDER" and the like
+bench: $(READY)  ## every benchmark, about half an hour; ARGS="--rounds 5 --plots FOLDER" and the like
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(VENV)/node/.ready || true; fi
 	@if $(BIN)/python .ci/compiler.py; then \
 		$(MAKE) --no-print-directory compiled && export QAWS_COMPILED=$(VENV)/compiled; \

@@ -22,11 +22,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "handshake": handshake.run,
     "stream": stream.run,
     "fanout": fanout.run,
+    "idle": idle.run,
+    "growth": growth.run,
     "stores": stores.run,
 }
-APART: dict[str, Benchmark] = {  # no part of `all`: they take long, or judge
-    "growth": growth.run,
-    "idle": idle.run,
+APART: dict[str, Benchmark] = {  # no part of `all`: they judge
     "instructions": instructions.run,
     "soak": soak.run,
 }

@@ -163,14 +163,15 @@ def run(options: Options) -> list[Goal]:
 
 def alone(series: Series, options: Options) -> list[Goal]:
     """Measure one series through `Gateway.step`, and print its table."""
+    series = series._replace(sizes=tuple(size for size in series.sizes if size <= options.largest))
     costs = measure(series, options.seconds * SHARE, options.rounds)
     print(f"### growth: {series.name}\n")
     print(f"{options.rounds} interleaved rounds, a process for each size; µs of processor time, median (lowest to "
           "highest); garbage collector on, and where it says *frozen* what was there before is hidden from it.\n"
           )  # fmt: skip
     print(table((series.size, *costs[series.sizes[0]]), _rows(series, costs)), end="\n\n", flush=True)
-    sizes = f"{series.sizes[-1]:,} {series.size} against {series.sizes[0]}"
-    return [Goal(f"{what}, {sizes}", FLAT, _ratio(series, costs, what), "itself") for what in series.flat]
+    what, sizes = f"growth, {series.name}", f"{series.sizes[-1]:,} {series.size} against {series.sizes[0]}"
+    return [Goal(f"{what}: {one}, {sizes}", FLAT, _ratio(series, costs, one), "itself") for one in series.flat]
 
 
 Costs = Mapping[int, Mapping[str, list[float]]]  # by size and measure: seconds of each round
@@ -215,7 +216,7 @@ def _ratio(series: Series, costs: Costs, what: str) -> Spread:
 
 def over_sockets(options: Options, sizes: Sequence[int] = SIZES) -> Goal:
     """Replies a second of as many clients as the first size is, beside others that are open and silent."""
-    most, chatting = most_connections(), sizes[0]
+    most, chatting = min(options.largest, most_connections()), sizes[0]
     found: dict[int, list[Result]] = {size: [] for size in sizes if size <= most}
     for number in range(1, options.rounds + 1):
         for size, results in found.items():
@@ -228,7 +229,8 @@ def over_sockets(options: Options, sizes: Sequence[int] = SIZES) -> Goal:
     print(table(headers, [[f"{size:,}", *_cells(results)] for size, results in found.items()]), end="\n\n", flush=True)
     largest = max(found)
     ratio = Spread.of(_cost(large) / _cost(small) for large, small in zip(found[largest], found[chatting], strict=True))
-    return Goal(f"server time of a reply, {largest:,} connections against {chatting}", FLAT, ratio, "itself")
+    what = f"growth over loopback: server time of a reply, {largest:,} connections against {chatting}"
+    return Goal(what, FLAT, ratio, "itself")
 
 
 def _among(connections: int, chatting: int, seconds: float) -> Result:

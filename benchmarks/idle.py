@@ -45,7 +45,7 @@ Costs = Mapping[Peer, Sequence[Cost]]
 def run(options: Options) -> list[Goal]:
     """Measure, and print the tables."""
     peers, missing = chosen(options)
-    many = min(MANY, most_connections())
+    many = min(MANY, options.largest, most_connections())
     costs, failed = interleaved(
         peers, options, "idle", lambda peer: slope(peer, FEW, many), lambda cost: f"{cost.each / KIB:.1f} KiB each"
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
+
+SMALL = 400  # of whatever grows: fewer say nothing
 
 
 class OptionsError(ValueError):
@@ -24,6 +27,7 @@ class Options:
     minutes: float = 10.0
     readers: int = 1000
     crowd: int = 5000
+    largest: int = 100_000  # connections, sessions or events, up to which growth is measured
     peers: tuple[str, ...] = ()  # names; none: all
     plots: Path | None = None  # a folder
     page: Path | None = None  # a file with a place for figures
@@ -44,6 +48,10 @@ def parse(arguments: Sequence[str], names: Sequence[str], peers: Sequence[str] =
     parser.add_argument("--minutes", type=_seconds, default=10.0, metavar="M", help="length of a soak")
     parser.add_argument("--readers", type=_count, default=1000, metavar="N", help="connections that hear one session")
     parser.add_argument("--crowd", type=_count, default=5000, metavar="N", help="clients that come at once")
+    parser.add_argument(
+        "--largest", type=partial(_count, least=SMALL), default=100_000, metavar="N",
+        help="connections, sessions or events up to which growth is measured",
+    )  # fmt: skip
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="servers to measure; all by default")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVG files there")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write what is printed where this page has figures")
@@ -63,9 +71,9 @@ class _Parser(argparse.ArgumentParser):
         raise OptionsError(message)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 

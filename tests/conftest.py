@@ -6,6 +6,7 @@ Tests name the promise they keep by `@pytest.mark.row("H1")` and `@pytest.mark.c
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator
@@ -39,6 +40,12 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     """Which core is tested."""
     return f"core: {'compiled' if COMPILED else 'interpreted'}"
+
+
+def pytest_collection_finish() -> None:
+    """Hide from the garbage collector what there is before the first test: many tests let it look at all there is."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

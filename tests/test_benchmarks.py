@@ -38,7 +38,7 @@ TERMS = Terms(secret="a secret of this test, long enough for HS256", requests_pe
 TINY = Options(connections=2, in_flight=(1,), seconds=0.02, rounds=1, readers=5, crowd=20)
 ARGUMENTS = (
     "--connections", "2", "--in-flight", "1", "--seconds", "0.02", "--rounds", "1", "--readers", "5", "--crowd", "20",
-    "--peers", "qaws", "picows",
+    "--largest", "400", "--peers", "qaws", "picows",
 )  # fmt: skip
 NAMES = (*BENCHMARKS, "all", *APART)
 FIELDS = {
@@ -230,6 +230,7 @@ def test_the_frames_of_the_load_generator_are_what_a_server_reads(length: int) -
     assert frames.waiting == 0
 
 
+@pytest.mark.timeout(300)  # many servers, one after the other
 def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
@@ -239,9 +240,16 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
     for heading in (
         "core", "chat: 2 connections, 1 in flight", "waits: 2 connections", "handshake and login, 2 at a time",
         "storm: 20 clients at once, while 2 talk", "stream: 2 connections", "fan-out: one session, 5 readers",
+        "idle", "growth: messages", "growth: 64 connections that chat",
         "stores: one message in flight a client", "targets",
     ):  # fmt: skip
         assert f"\n### {heading}" in printed
+    targets = printed.partition("### targets")[2]
+    for row in (
+        "core: ", "chat: ", "p99 of waits: ", "handshake and login", "stream: ", "fan-out: ", "idle: ",
+        "growth, messages: 10 of them speak, 100 connections against 10", "growth over loopback: ",
+    ):  # fmt: skip
+        assert f"\n| {row}" in targets
     assert "A server that lets everybody in unseen has all in after " in printed
     assert "qaws tells 5 clients with a session each that it drains within " in printed
     stores = ("memory", "sqlite, synchronous: normal", "sqlite, synchronous: full")
@@ -250,7 +258,7 @@ def test_all_prints_a_table_for_each_benchmark(capsys: pytest.CaptureFixture[str
         assert f"\n| {row}" in printed
     compared = ("chat-1", "handshake", "stream", "fanout")
     for peer in (QAWS, PICOWS):
-        assert printed.count(f"\n| {peer.title} |") == len(compared) + 2  # waits, storm
+        assert printed.count(f"\n| {peer.title} |") == len(compared) + 3  # waits, storm, idle
     assert printed.count("Ceiling of the load generator, against") == len(compared)
     assert "left out" not in printed
     assert os.getcwd() not in printed
@@ -407,6 +415,7 @@ def test_a_goal_that_is_not_reached_says_so(target: Target, figures: list[float]
         (["chatt"], f"there is no benchmark 'chatt'; there are {', '.join(NAMES)}"),
         ([], f"the following arguments are required: {'|'.join(NAMES)}"),
         (["core", "--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
+        (["idle", "--largest", "399"], "argument --largest: '399' is not a whole number of at least 400"),
         (["chat", "--in-flight", "x"], "argument --in-flight: 'x' is not a whole number of at least 1"),
         (["chat", "--seconds", "nan"], "argument --seconds: 'nan' is not a number of seconds, above 0 and up to 3600"),
         (["chat", "--colour"], "unrecognized arguments: --colour"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def calls(tree: ast.AST) -> Iterator[Found]:
             yield loggers[ast.unparse(node.args[0])], texts(node.args[2]).pop(), texts(node.args[1]), set(words)
 
 
+@cache
 def in_the_source() -> dict[tuple[str, str], list[Found]]:
     found: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for path in SOURCES:

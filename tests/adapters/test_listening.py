@@ -140,7 +140,7 @@ async def test_C2_an_error_of_accept_never_ends_the_listener(
     listener.errors = [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EIO, errno.ENOBUFS, errno.ENFILE]
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    async with serving(adapter, sockets=[listener]) as server:
+    async with serving(adapter, sockets=[listener], limits={"head_timeout": 1}) as server:
         refused = await tcp(server)  # by EIO, of which nobody knows what to do; ENOBUFS and ENFILE
         with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await refused.receive()

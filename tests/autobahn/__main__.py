@@ -62,7 +62,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     some.add_argument("--share", action="store_true", help="sections 1 to 10, and a sample of 12 and 13")
     some.add_argument("--cases", nargs="+", metavar="CASE", help="these alone, such as 7.* 12.1.1")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, help="these alone")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets at once; one for each processor")
+    parser.add_argument("--jobs", type=int, default=len(TARGETS), help="targets at once; all of them: many cases wait")
     parser.add_argument("--suite", type=Path, default=SUITE, help="the command wstest")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="the folder for what came of it")
     return parser.parse_args(arguments)

@@ -82,8 +82,9 @@ async def test_where_metrics_are_off_nothing_is_measured(adapter: Adapter) -> No
 
 async def test_an_address_of_their_own(adapter: Adapter) -> None:
     listen = {"listen": "127.0.0.1:0", "token": TOKEN}
-    async with serving(adapter, metrics=listen) as node, client(node) as ana:
-        assert await ana.ask("hola") == "hola"
+    async with serving(adapter, metrics=listen) as node:
+        async with client(node) as ana:
+            assert await ana.ask("hola") == "hola"
         (own,) = node.metrics_urls
         assert own.startswith("http://127.0.0.1:")
         scraped = await scrape(own, **BEARER)

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.sync.client import connect
 
+from qaws.cli import main
 from qaws.stores.database import Database
 from qaws.stores.sqlite import DAY
 from qaws_proto.records import EventRecord, Record, RunEnded, RunRecord
@@ -33,12 +36,20 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def qaws(*arguments: str, status: int = 0) -> tuple[str, str]:
-    """What a command prints, on standard output and on standard error, and its status."""
-    done = subprocess.run(
-        [sys.executable, "-m", "qaws", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
+    """What a command prints, on standard output and on standard error, where it ends with this status."""
+    printed, complaints = TextIOWrapper(BytesIO(), "utf-8"), StringIO()
+    with redirect_stdout(printed), redirect_stderr(complaints), pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    assert ended.value.code == status, complaints.getvalue()
+    printed.seek(0)
+    return printed.read(), complaints.getvalue()
+
+
+def refused(*arguments: str) -> str:
+    """The complaint of a command that fails, as a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "qaws", *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
 
 
 def said(seq: int, run_id: str, **fields: Any) -> EventRecord:
@@ -315,7 +326,7 @@ def test_a_server_is_read_beside_and_not_pruned() -> None:
         assert len(exported("--config", config)) == 3
         pid = server.process.pid
         for command in (["sessions", "prune", "--older-than", "1"], ["serve", "--no-auth", "--port", "0"]):
-            complaint = qaws(*command, "--config", config, status=1)[1]
+            complaint = refused(*command, "--config", config)
             assert f"in use by process {pid}" in complaint
             assert len(complaint.splitlines()) == 1
         assert qaws("sessions", "prune", "--older-than", "1", "--dry-run", "--config", config)[0][0] == "0"
@@ -362,7 +373,7 @@ def test_stores_that_cannot_be_opened_are_one_line() -> None:
             commands += [["sessions", "list", "--config", config], ["sessions", "export", "--path", path]]
             commands += [["sessions", "prune", "--older-than", "1", "--path", path]]
         for command in commands:
-            complaint = qaws(*command, status=1)[1]
+            complaint = refused(*command)
             assert text in complaint
             assert len(complaint.splitlines()) == 1
             assert complaint.startswith("qaws: ")
