@@ -16,7 +16,8 @@ from qaws_proto import ConfigError, WebSocketConfig
 from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived
 
 from .agents import AgentError, find_agent
-from .asgi_transport import AsgiTransport, Message, Scope, Send, perform, request_of, unavailable
+from .asgi_transport import AsgiTransport, Message, Scope, Send, messages_of, request_of, unavailable
+from .eager import EagerTasks
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
@@ -42,6 +43,7 @@ class WebSocketApp:
         self.manager = WebSocketManager.of(agent, config)
         self.config = self.manager.config
         self._host = AnyioHost(self.manager.wake)
+        self._sending = EagerTasks(self._host.spawn)
         self._metrics_port = MetricsPort(self.manager, self._host)
         self._starting = anyio.Lock()
         self._drained: anyio.Event | None = None  # made when the application starts
@@ -73,6 +75,7 @@ class WebSocketApp:
     def _over(self) -> None:
         assert self._drained is not None
         self._drained.set()
+        self._sending.release()
         self._metrics_port.close()
 
     @asynccontextmanager
@@ -141,10 +144,11 @@ class WebSocketApp:
         if upgrade:
             await receive()  # websocket.connect
         if not await self._safe_at(scope.get("server")):
-            await perform(unavailable(scope), upgrade, send)
+            for refusal in messages_of(unavailable(scope), upgrade):
+                await send(refusal)
             return
         request = request_of(scope, self.config.server.path)
-        connection = AsgiTransport(manager, self._host, upgrade, send)
+        connection = AsgiTransport(manager, self._host, self._sending, upgrade, send)
         number = manager.register(connection)
         manager.feed(request._replace(connection=number))
         try:
