@@ -48,7 +48,8 @@ class WebSocketApp:
         self._starting = anyio.Lock()
         self._drained: anyio.Event | None = None  # made when the application starts
         self._lived = False
-        self._unsafe: set[str | None] = set()  # addresses of this host that have been complained of
+        self._safe: set[str | None] = set()  # addresses of this host that have been looked at
+        self._unsafe: set[str | None] = set()  # those that have been complained of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the lifespan."""
@@ -128,6 +129,8 @@ class WebSocketApp:
     async def _safe_at(self, server: tuple[str, int | None] | None) -> bool:
         """Whether to serve at this address of the host (D6). The log is told why not, once for each of them."""
         host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
+        if host in self._safe:
+            return True
         try:
             await self._start()
             self.manager.require_safe([] if host is None else [host])
@@ -136,6 +139,8 @@ class WebSocketApp:
                 self._unsafe.add(host)
                 log_event(LOGGER, logging.ERROR, "not_served", address=host, reason=str(error))
             return False
+        if len(self._safe) < self.config.limits.refusal_addresses:
+            self._safe.add(host)
         return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
