@@ -16,7 +16,8 @@ from qaws_proto import ConfigError, WebSocketConfig
 from qaws_proto.inputs import CloseReceived, ConnectionLost, MessageReceived
 
 from .agents import AgentError, find_agent
-from .asgi_transport import AsgiTransport, Message, Scope, Send, perform, request_of, unavailable
+from .asgi_transport import AsgiTransport, Message, Scope, Send, messages_of, request_of, unavailable
+from .eager import EagerTasks
 from .host import AnyioHost
 from .interception import stopping_first
 from .manager import WebSocketManager
@@ -42,11 +43,13 @@ class WebSocketApp:
         self.manager = WebSocketManager.of(agent, config)
         self.config = self.manager.config
         self._host = AnyioHost(self.manager.wake)
+        self._sending = EagerTasks(self._host.spawn)
         self._metrics_port = MetricsPort(self.manager, self._host)
         self._starting = anyio.Lock()
         self._drained: anyio.Event | None = None  # made when the application starts
         self._lived = False
-        self._unsafe: set[str | None] = set()  # addresses of this host that have been complained of
+        self._safe: set[str | None] = set()  # addresses of this host that have been looked at
+        self._unsafe: set[str | None] = set()  # those that have been complained of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the lifespan."""
@@ -73,6 +76,7 @@ class WebSocketApp:
     def _over(self) -> None:
         assert self._drained is not None
         self._drained.set()
+        self._sending.release()
         self._metrics_port.close()
 
     @asynccontextmanager
@@ -125,6 +129,8 @@ class WebSocketApp:
     async def _safe_at(self, server: tuple[str, int | None] | None) -> bool:
         """Whether to serve at this address of the host (D6). The log is told why not, once for each of them."""
         host = server[0] if server is not None and server[1] is not None else None  # None: a Unix socket, or unknown
+        if host in self._safe:
+            return True
         try:
             await self._start()
             self.manager.require_safe([] if host is None else [host])
@@ -133,6 +139,8 @@ class WebSocketApp:
                 self._unsafe.add(host)
                 log_event(LOGGER, logging.ERROR, "not_served", address=host, reason=str(error))
             return False
+        if len(self._safe) < self.config.limits.refusal_addresses:
+            self._safe.add(host)
         return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,10 +149,11 @@ class WebSocketApp:
         if upgrade:
             await receive()  # websocket.connect
         if not await self._safe_at(scope.get("server")):
-            await perform(unavailable(scope), upgrade, send)
+            for refusal in messages_of(unavailable(scope), upgrade):
+                await send(refusal)
             return
         request = request_of(scope, self.config.server.path)
-        connection = AsgiTransport(manager, self._host, upgrade, send)
+        connection = AsgiTransport(manager, self._host, self._sending, upgrade, send)
         number = manager.register(connection)
         manager.feed(request._replace(connection=number))
         try:

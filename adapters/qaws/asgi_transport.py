@@ -13,6 +13,7 @@ import anyio.lowlevel
 from qaws_proto.effects import AcceptUpgrade, MessageEffect, SendClose, SendMessage, SendResponse
 from qaws_proto.inputs import RequestReceived
 
+from .eager import EagerTasks
 from .host import AnyioHost
 from .manager import WebSocketManager
 from .outgoing import Outgoing
@@ -28,52 +29,62 @@ UNAVAILABLE, TRY_AGAIN_LATER = 503, 1013  # what a request gets where the node i
 class AsgiTransport:
     """The transport of a connection. The host's `send` may wait; what is to be said meanwhile is queued here."""
 
-    def __init__(self, manager: WebSocketManager, host: AnyioHost, upgrade: bool, send: Send) -> None:
+    __slots__ = ("_ending", "_outgoing", "_send", "_tasks", "_upgrade", "number", "paused", "reading", "scope", "stop")
+
+    def __init__(
+        self, manager: WebSocketManager, host: AnyioHost, tasks: EagerTasks, upgrade: bool, send: Send
+    ) -> None:
         self.number = 0
         self.paused: anyio.Event | None = None
         self.scope = anyio.CancelScope()  # of the connection's task
         self.reading = anyio.CancelScope()  # of what it reads within that
-        self._sending: anyio.CancelScope | None = None  # of the task that sends
+        self.stop: Callable[[], object] | None = None  # of what sends
+        self._tasks = tasks
         self._upgrade = upgrade
         self._send = send
         self._ending = False
         self._outgoing: Outgoing[MessageEffect] = Outgoing(
-            manager, self, write=self._write, size=_size, start=lambda: host.spawn(self._flush)
+            manager, self, write=self._write, size=_size, start=lambda: host.soon(self._begin)
         )
 
     def say(self, effect: MessageEffect) -> None:
         """Queue what the host is to do."""
         self._outgoing.put(effect)
 
+    def _begin(self) -> None:
+        self._tasks.begin(self._flush(), self)
+
     async def _write(self, effects: list[MessageEffect]) -> None:
         for effect in effects:
-            await perform(effect, self._upgrade, self._send)
+            for message in messages_of(effect, self._upgrade):
+                await self._send(message)
 
     async def _flush(self) -> None:
-        with anyio.CancelScope() as self._sending, suppress(OSError):  # the peer has gone
-            over = True  # whatever the host raises
-            try:
+        over = True  # whatever the host raises
+        try:
+            with suppress(OSError):  # the peer has gone
                 await self._outgoing.flush()
                 over = self._ending
                 if over:  # uvicorn counts a refusal as said once it has closed, a turn of the loop behind it
                     await anyio.lowlevel.checkpoint()
-            finally:
-                if over:
-                    self.scope.cancel()
+        finally:
+            self.stop = None
+            if over:
+                self.scope.cancel()
 
     def close_write(self) -> None:
         """End the connection's task behind what is unsent. It reads no more: Granian sends no Close until then."""
         self._ending = True
         self.reading.cancel()
         if not self._outgoing.writing:
-            self.scope.cancel()
+            self._begin()
 
     def drop(self) -> None:
         """End the connection's task at once."""
         self.scope.cancel()
         self._outgoing.clear()
-        if self._sending is not None:
-            self._sending.cancel()
+        if self.stop is not None:
+            self.stop()
 
     def pause_reading(self) -> None:
         """Leave messages to the host."""
@@ -86,19 +97,18 @@ class AsgiTransport:
             self.paused = None
 
 
-async def perform(effect: MessageEffect, upgrade: bool, send: Send) -> None:
-    """Have the host do it."""
+def messages_of(effect: MessageEffect, upgrade: bool) -> tuple[Message, ...]:
+    """What has the host do it."""
     if isinstance(effect, SendMessage):
-        await send({"type": "websocket.send", "text": effect.text})
-    elif isinstance(effect, AcceptUpgrade):
-        await send({"type": "websocket.accept", "subprotocol": effect.subprotocol})
-    elif isinstance(effect, SendClose):
-        await send({"type": "websocket.close", "code": effect.code, "reason": effect.reason})
-    else:
-        respond = "websocket.http.response" if upgrade else "http.response"
-        headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
-        await send({"type": f"{respond}.start", "status": effect.status, "headers": headers})
-        await send({"type": f"{respond}.body", "body": effect.body})
+        return ({"type": "websocket.send", "text": effect.text},)
+    if isinstance(effect, AcceptUpgrade):
+        return ({"type": "websocket.accept", "subprotocol": effect.subprotocol},)
+    if isinstance(effect, SendClose):
+        return ({"type": "websocket.close", "code": effect.code, "reason": effect.reason},)
+    respond = "websocket.http.response" if upgrade else "http.response"
+    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in effect.headers]
+    start = {"type": f"{respond}.start", "status": effect.status, "headers": headers}
+    return start, {"type": f"{respond}.body", "body": effect.body}
 
 
 def _size(effect: MessageEffect) -> int:

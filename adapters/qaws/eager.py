@@ -3,12 +3,70 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+import anyio
+
+from .host import Spawn
+
+
+class Stoppable(Protocol):
+    """Who has coroutines begun."""
+
+    stop: Callable[[], object] | None  # how to cancel the last one, while it has not ended
+
+
+class EagerTasks:
+    """Begins coroutines: at once on asyncio, for which there is a parked task; on trio each has a task."""
+
+    def __init__(self, spawn: Spawn) -> None:
+        self._spawn = spawn
+        self._released = False
+        self.carrier: Carrier | None = None  # on asyncio, from the first coroutine on
+
+    def begin(self, coroutine: Coroutine[Any, Any, None], owner: Stoppable) -> None:
+        """Take its first step at once, if that can be."""
+        carrier = self.carrier
+        if carrier is None or carrier.ended:  # with the event loop, where a manager sees several
+            carrier = self._park()
+        if carrier is None or carrier.task is None:  # on trio, and while it is on its way to be parked
+            self._spawn(_in_scope, coroutine, owner)
+            return
+        owner.stop = carrier.task.cancel
+        if not carrier.begin(coroutine):
+            self._park()
+
+    def _park(self) -> Carrier | None:
+        self.carrier = None
+        if not self._released and not on_trio():
+            self.carrier = Carrier()
+            self._spawn(self.carrier.carry)
+        return self.carrier
+
+    def release(self) -> None:
+        """Keep no task parked any more."""
+        self._released = True
+        if self.carrier is not None:
+            self.carrier.release()
+            self.carrier = None
+
+
+async def _in_scope(coroutine: Coroutine[Any, Any, None], owner: Stoppable) -> None:
+    with anyio.CancelScope() as scope:
+        owner.stop = scope.cancel
+        await coroutine
+
+
+def on_trio() -> bool:
+    """Whether trio runs here."""
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_run()
 
 
 class Carrier:
@@ -44,6 +102,11 @@ class Carrier:
         assert self._carried is not None
         with suppress(asyncio.CancelledError):  # as a cancel scope takes it: the coroutine has told its end
             await self._carried
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has ended."""
+        return self.task is not None and self.task.done()
 
     def release(self) -> None:
         """End the task, which carries nothing, and will not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -39,7 +38,7 @@ class Outgoing(Generic[Item]):
         self._write = write
         self._size = size
         self._start = start
-        self._waiting: deque[Item] = deque()
+        self._waiting: list[Item] = []
         self.writing = False  # a task writes, or is about to
         self._blocked = False
         self.unsent = 0  # bytes
@@ -78,9 +77,14 @@ class Outgoing(Generic[Item]):
 
     def _take(self) -> tuple[list[Item], int]:
         """The next items and their size: one, and more while they are small."""
-        items = [self._waiting.popleft()]
-        size = self._size(items[0])
-        while self._waiting and size + self._size(self._waiting[0]) <= PIECE:
-            items.append(self._waiting.popleft())
-            size += self._size(items[-1])
+        if self.unsent <= PIECE:
+            items, self._waiting = self._waiting, []
+            return items, self.unsent
+        count = size = 0
+        for item in self._waiting:
+            more = self._size(item)
+            if count and size + more > PIECE:
+                break
+            count, size = count + 1, size + more
+        items, self._waiting = self._waiting[:count], self._waiting[count:]
         return items, size

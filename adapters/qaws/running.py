@@ -21,7 +21,7 @@ from qaws_proto.effects import CancelRun, Note, PauseRun, ResumeRun, StartRun
 from qaws_proto.inputs import Input, RunChunk, RunFailed, RunFinished, RunStarted, RunStep
 
 from .agents import PIECES, Agent, AgentFailure, AgentReply, AgentStep
-from .eager import Carrier
+from .eager import EagerTasks, on_trio
 from .host import Spawn, start_task
 
 if TYPE_CHECKING:
@@ -39,16 +39,15 @@ class AgentRuns:
         self._feed = feed
         self._note = note
         self._traces = traces
-        self._spawn: Spawn | None = None
+        self._tasks: EagerTasks | None = None
         self._loop: object = None
-        self._carrier: Carrier | None = None  # on asyncio, from the first run on
         self.active: dict[str, _ActiveRun] = {}  # by run id
         self.starting: deque[StartRun] = deque()  # those that `begin` has to begin
         self.beginning = False  # first steps are being taken
 
     def attach(self, spawn: Spawn) -> None:
         """The event loop, on which runs are tasks from now on."""
-        self._spawn = spawn
+        self._tasks = EagerTasks(spawn)
         self._loop = _event_loop()
 
     def start(self, run: StartRun) -> None:
@@ -69,26 +68,19 @@ class AgentRuns:
             self.beginning = False
 
     def _begin(self, run: StartRun) -> None:
-        assert self._spawn is not None
-        active, carrier = self.active[run.run_id], self._carrier
-        if carrier is None or carrier.task is None:  # on trio, and while the next one is on its way to be parked
-            if carrier is None and not _on_trio():
-                self._park()
-            self._spawn(self._run_in_scope, run, active)
-            return
-        active.stop = carrier.task.cancel
-        if not carrier.begin(self._run(run, active)):
-            self._park()
-
-    def _park(self) -> None:
-        assert self._spawn is not None
-        self._carrier = Carrier()
-        self._spawn(self._carrier.carry)
+        assert self._tasks is not None
+        active = self.active[run.run_id]
+        self._tasks.begin(self._run(run, active), active)
 
     def release(self) -> None:
         """No run starts any more."""
-        if self._carrier is not None:
-            self._carrier.release()
+        if self._tasks is not None:
+            self._tasks.release()
+
+    @property
+    def parked(self) -> bool:
+        """Whether there is a task that waits for a run."""
+        return self._tasks is not None and self._tasks.carrier is not None
 
     def cancel(self, effect: CancelRun) -> None:
         """Tell the agent to stop. The end of the run is told to the node all the same."""
@@ -130,12 +122,6 @@ class AgentRuns:
         if not closed.is_set():
             scope.cancel()
             self._note(Note("node", "ERROR", "agent_not_closed", {"seconds": patience}))
-
-    async def _run_in_scope(self, run: StartRun, active: _ActiveRun) -> None:
-        """A run in a task of its own."""
-        with anyio.CancelScope() as scope:
-            active.stop = scope.cancel
-            await self._run(run, active)
 
     async def _run(self, run: StartRun, active: _ActiveRun) -> None:
         """One run of the agent. However it ends, the node is told once (C8)."""
@@ -231,17 +217,12 @@ def _cancelled(active: _ActiveRun) -> bool:
 
 def _event_loop() -> object:
     """What tells one event loop from others; None where none runs."""
-    if _on_trio():
+    if on_trio():
         return sys.modules["trio"].lowlevel.current_trio_token()
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _on_trio() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_run()
 
 
 def _tuple(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ class Call:
         self.cancelled = anyio.CancelScope()
         self.error: BaseException | None = None
         self.broken: Exception | None = None  # what `send` raises
+        self.prompt = False  # `send` does not wait where there is room
         self.room = anyio.Event()  # `send` waits for it
         self.room.set()
         self.unread, self.said = Mailbox(), Mailbox()  # by the application; by it
@@ -76,7 +77,8 @@ class Call:
                 self.over.set()
 
     async def _send(self, message: Any) -> None:
-        await self.room.wait()
+        if not self.prompt or not self.room.is_set():
+            await self.room.wait()
         if self.broken is not None:
             raise self.broken
         self.said.put(message)

@@ -33,7 +33,7 @@ def anyio_backend(adapter: Adapter) -> tuple[str, dict[str, Any]]:
 async def test_an_idle_connection_is_one_task(adapter: Adapter) -> None:
     async with serving(adapter) as server, connected(await tcp(server)) as client:
         assert await client.ask("hola") == "hola"
-        parked = server.manager._runs._carrier is not None  # on asyncio: for the next run
+        parked = server.manager._runs.parked  # on asyncio: for the next run
         await until(lambda: server._host.running == len(server.sockets) + 1 + parked + 1)  # and what looks at the loop
 
 

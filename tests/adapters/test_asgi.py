@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -180,6 +181,37 @@ async def test_a_message_that_is_too_big_or_binary_closes() -> None:
         binary = await host.open()
         binary.tell("websocket.receive", bytes=b"\0", text=None)
         assert await binary.closed() == (1003, "binary refused")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_what_the_host_takes_at_once_costs_no_task() -> None:
+    made: list[object] = []
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(work)
+        return asyncio.Task(work, loop=loop, **options)
+
+    async with hosting(open_app()) as host:
+        client = await host.open()
+        client.prompt = True
+        client.say("first")
+        await client.hear(type="agent_response")
+        asyncio.get_running_loop().set_task_factory(make)
+        for content in ("second", "third"):
+            client.say(content)
+            assert (await client.hear(type="agent_response"))["content"] == content
+        asyncio.get_running_loop().set_task_factory(None)
+        assert made == []
+
+
+async def test_the_address_of_the_host_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    app = open_app()
+    async with hosting(app) as host:
+        monkeypatch.setattr(app.manager, "require_safe", looked.append)
+        for address in ("127.0.0.1", "127.0.0.1", "::1"):
+            assert (await host.get("/healthz", server=(address, 80)))[0] == 200
+    assert looked == [["127.0.0.1"], ["::1"]]
 
 
 async def pieces(message: str) -> AsyncIterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from qaws.eager import Carrier
+from qaws.eager import Carrier, EagerTasks
 
 pytestmark = pytest.mark.anyio
 
@@ -205,3 +205,69 @@ async def test_one_that_was_never_taken_ends_when_it_is_released(parked: bool) -
     ended, _ = await asyncio.wait((task,), timeout=5)
     task.cancel()
     assert ended
+
+
+# ── one parked task after the other ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Owner:
+    """Who has coroutines begun, and the tasks that were made for them."""
+
+    def __init__(self) -> None:
+        self.stop: Callable[[], object] | None = None
+        self.made: list[asyncio.Task[None]] = []
+        self.done: list[str] = []
+        self.tasks = EagerTasks(self.spawn)
+
+    def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
+        self.made.append(asyncio.get_running_loop().create_task(work(*arguments)))
+
+    def begin(self, name: str, turns: int = 0) -> None:
+        async def work() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.done.append(name)
+
+        self.tasks.begin(work(), self)
+
+    async def all_ended(self) -> None:
+        async with asyncio.timeout(5):
+            await asyncio.gather(*self.made)
+
+
+async def test_what_comes_while_no_task_is_parked_has_one_of_its_own() -> None:
+    owner = Owner()
+    owner.begin("first")
+    assert (owner.done, len(owner.made)) == ([], 2)
+    await asyncio.sleep(0)
+    owner.begin("second")
+    assert (owner.done, len(owner.made)) == (["first", "second"], 2)
+    owner.begin("waits", turns=3)
+    owner.begin("behind it")
+    assert (owner.done, len(owner.made)) == (["first", "second"], 4)
+    owner.tasks.release()
+    await owner.all_ended()
+    assert owner.done == ["first", "second", "behind it", "waits"]
+
+
+async def test_behind_the_release_none_is_parked() -> None:
+    owner = Owner()
+    owner.tasks.release()
+    owner.begin("late")
+    await owner.all_ended()
+    assert (owner.done, len(owner.made)) == (["late"], 1)
+
+
+def test_on_the_next_event_loop_another_one_is_parked() -> None:
+    owner = Owner()
+
+    async def visit() -> None:
+        owner.made.clear()
+        for turns in (0, 1):
+            owner.begin("it", turns)
+            await asyncio.sleep(0.001)
+
+    for _ in range(2):
+        asyncio.run(visit())
+        assert len(owner.made) == 3  # two to be parked, and the one that could not wait for the first of them
+    assert owner.done == ["it"] * 4

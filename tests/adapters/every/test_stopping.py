@@ -178,7 +178,7 @@ async def test_nothing_is_left_of_connections_that_have_closed(adapter: Adapter)
     def kept() -> tuple[int, int, int, int]:
         manager = node.manager
         tables = len(manager._transports) + len(manager._runs.active)
-        parked = manager._runs._carrier is not None  # a task for the next run
+        parked = manager._runs.parked  # a task for the next run
         return tasks_alive() - parked, len(open_files()), len(manager.gateway._node.timers), tables
 
     def more(now: tuple[int, ...], then: tuple[int, ...]) -> bool:
