@@ -222,7 +222,7 @@ class Client(asyncio.Protocol):
         """What was heard last, whole."""
         data, at = self._last
         frame = data[at : frame_end(data, at)]
-        message: dict[str, Any] = json.loads(frame[frame.index(b"{") : frame.rindex(b"}") + 1])
+        message: dict[str, Any] = json.loads(frame[frame.index(b'{"') : frame.rindex(b"}") + 1])
         return message
 
 

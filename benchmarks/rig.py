@@ -72,7 +72,7 @@ class VirtualNode:
         number = next(self._opened)
         self.step(ConnectionOpened(number, "127.0.0.1"))
         told = sent(self.step(BytesReceived(number, self.request(user))))
-        greeting = json.loads(told[told.index(b"{") :])
+        greeting = json.loads(told[told.index(b'{"') :])
         assert greeting["event_name"] == "connection_established", told
         self.own[number] = Own(greeting["data"]["session_id"], greeting["data"]["epoch"])
         return number
