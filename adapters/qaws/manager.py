@@ -257,36 +257,40 @@ class WebSocketManager(LiveControl):
 
     def feed(self, event: Input) -> None:
         """Steps 2 to 5 of the drive loop for one input. Inputs that come while effects are performed wait for them."""
-        self._inputs.append(event)
-        if not self._performing:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        self._turn()
-        if self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
+        if self._performing:
+            self._inputs.append(event)
             return
+        self._turn(event)
+        if not self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
+            self._settle()
+
+    def _settle(self) -> None:
+        """What every turn leaves: runs to begin, bytes to write, a timer to set."""
         starting, unsent = self._runs.starting, self._unsent
         while starting:
             for run in list(starting) if unsent else ():
                 if run.asker in unsent:  # who waits for an acknowledgement need not wait for an agent
                     self._write((run.asker,))
             if self._inputs:
-                self._turn()
+                self._turn(self._inputs.popleft())
             self._runs.begin()
-        if self._unsent and not self._writes_soon:
+        if unsent and not self._writes_soon:
             self._writes_soon = True
             self._soon(self._write_all)
         if self._host is not None:
             self._host.wake_at(self.gateway.wake_at)  # 5. re-arm the one timer
 
-    def _turn(self) -> None:
+    def _turn(self, first: Input) -> None:
+        """Take an input, and those that come of it."""
         inputs, perform = self._inputs, self._perform
+        event: Input | None = first
         self._performing = True
         try:
-            while inputs:
+            while event is not None:
                 now = self._clock()  # 2. read both clocks once
-                for effect in self.gateway.step(inputs.popleft(), now):  # 3. step
+                for effect in self.gateway.step(event, now):  # 3. step
                     perform[type(effect)](effect)  # 4. perform the effects in order
+                event = inputs.popleft() if inputs else None
         finally:
             self._performing = False
 
@@ -296,7 +300,8 @@ class WebSocketManager(LiveControl):
         self._writes_soon = False
         self._write(list(self._unsent))
         if self._inputs:
-            self._go_on()
+            self._turn(self._inputs.popleft())
+            self._settle()
 
     def _write(self, numbers: Iterable[int]) -> None:
         self._performing = True  # a transport that has too much says so, and is heard behind the others
