@@ -17,7 +17,7 @@ def names_in(claims: Mapping[str, Any], path: str) -> frozenset[str]:
     A path `a.b` is the claim of that very name, or `b` within the object `a`. Whatever else stands there is no name.
     """
     value: object = claims.get(path)
-    if value is None:
+    if value is None and "." in path:
         value = claims
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
