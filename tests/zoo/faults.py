@@ -97,8 +97,8 @@ FAULTS: tuple[Planted, ...] = (
     Planted(
         "the next message of a session is never begun",
         "conversation/runs.py",
-        "if run.session.running.pop(run.id, None) is not None:\n            self._start_next(run.session, now)",
-        "run.session.running.pop(run.id, None)",
+        "if session.running.pop(run.id, None) is not None and session.waiting:",
+        "if session.running.pop(run.id, None) is None:",
         10,
     ),
     Planted(
@@ -139,7 +139,7 @@ FAULTS: tuple[Planted, ...] = (
     Planted(
         "the last chunk is left out",
         "conversation/runs.py",
-        "        self._flush(run, now)\n        seconds = 0.0",
+        "        if run.pending:\n            self._flush(run, now)\n        seconds = 0.0",
         "        seconds = 0.0",
         10,
     ),
@@ -160,8 +160,8 @@ FAULTS: tuple[Planted, ...] = (
     Planted(
         "one message too many waits",
         "conversation/runs.py",
-        "else self._queue + 1):",
-        "else self._queue + 2):",
+        "self._most = self._queue + 1 if",
+        "self._most = self._queue + 2 if",
         10,
     ),
     Planted(
