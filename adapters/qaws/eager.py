@@ -115,7 +115,8 @@ class Carrier:
             self.task.cancel()
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> bool:
-        """Take the first step of a coroutine. False: it waits, or has raised; this carrier is taken from now on."""
+        """Take the first step of a coroutine. False: it waits, has raised, or has cancelled itself, and the carrier is
+        taken from now on."""
         task, outer, context = self.task, asyncio.current_task(self._loop), copy_context()
         assert task is not None
         if outer is not None:
@@ -124,16 +125,18 @@ class Carrier:
         try:
             waits_for = context.run(coroutine.send, None)
         except StopIteration:
-            return True
+            return not self._parked.cancelled()
         except BaseException as error:  # noqa: BLE001 - raised where it would be, were it a task of its own
-            self._parked.set_exception(error)
+            if not self._parked.cancelled():
+                self._parked.set_exception(error)
             return False
         finally:
             _leave_task(self._loop, task)
             if outer is not None:
                 _enter_task(self._loop, outer)
         self._carried = _Rest(coroutine, context, waits_for)
-        self._parked.set_result(None)
+        if not self._parked.cancelled():  # by the coroutine itself, as by an agent that disconnects its user
+            self._parked.set_result(None)
         return False
 
 

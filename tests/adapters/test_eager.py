@@ -143,6 +143,27 @@ async def test_a_cancel_reaches_what_it_waits_for(carrier: Carrier, turns: int) 
     assert inner.cancelled()
 
 
+@pytest.mark.parametrize("ends", ["waits", "returns", "raises"])
+async def test_one_that_cancels_itself_in_its_first_step_takes_the_task(carrier: Carrier, ends: str) -> None:
+    told: list[str] = []
+
+    async def work() -> None:
+        assert carrier.task is not None
+        carrier.task.cancel()
+        if ends == "raises":
+            raise LookupError
+        if ends == "waits":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told.append("cancelled")
+                raise
+
+    assert not carrier.begin(work())
+    assert await ended(carrier) is None
+    assert told == (["cancelled"] if ends == "waits" else [])
+
+
 async def test_what_ignores_a_cancel_goes_on(carrier: Carrier) -> None:
     done: list[int] = []
 
