@@ -72,14 +72,13 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 }
 
 _CONVERSING = (Reason.AUTH, Reason.HEARTBEAT, Reason.MESSAGE, Reason.SLOW, Reason.TOKEN)
-_TIMERS: dict[Phase, tuple[Reason, ...]] = {  # that end with their phase, where a connection comes to its end in it
+# Those that end with their phase, where a connection comes to its end in it. BACKLOG lasts until it is closed: what is
+# unread may hold the peer's Close.
+_TIMERS: dict[Phase, tuple[Reason, ...]] = {
     Phase.HANDSHAKING: (Reason.HEAD, Reason.AUTH, Reason.SCRAPE),
     Phase.AUTHENTICATING: _CONVERSING,
     Phase.OPEN: _CONVERSING,
-    Phase.CLOSING: (
-        Reason.CLOSE,
-        Reason.LINGER,
-    ),  # what is unread (BACKLOG) may hold the peer's Close until it is closed
+    Phase.CLOSING: (Reason.CLOSE, Reason.LINGER),
 }
 
 

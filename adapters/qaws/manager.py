@@ -260,6 +260,9 @@ class WebSocketManager(LiveControl):
         if self._performing:
             self._inputs.append(event)
             return
+        if self._inputs:  # a turn has raised, and left them: they come first
+            self._inputs.append(event)
+            event = self._inputs.popleft()
         self._turn(event)
         if not self._runs.beginning:  # a run feeds within its first step: whoever began it does the rest
             self._settle()

@@ -154,6 +154,28 @@ async def test_a_mistake_of_an_adapter_leaves_the_manager_usable(anyio_backend: 
         assert (await peer.hear("agent_response")).content == "hola"
 
 
+async def test_what_waits_behind_a_mistake_comes_before_what_is_fed_later(anyio_backend: str) -> None:
+    dropped: list[int] = []
+
+    class Leaving(Peer):
+        """Says that it is dropped, and what it makes happen meanwhile."""
+
+        meanwhile: tuple[int, ...] = ()
+
+        def drop(self) -> None:
+            dropped.append(self.number)
+            for number in self.meanwhile:
+                manager.feed(ConnectionLost(number))
+
+    async with serving(echo, anyio_backend) as manager:
+        first, second, third = Leaving(manager), Leaving(manager), Leaving(manager)
+        first.meanwhile = (99, second.number)
+        with pytest.raises(ValueError, match="was never opened"):
+            manager.feed(ConnectionLost(first.number))
+        manager.feed(ConnectionLost(third.number))
+        assert dropped == [first.number, second.number, third.number]
+
+
 FORKING = """
 import os, sys
 from qaws.ids import random_id
