@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from math import inf
 from pathlib import Path
 from random import Random
 from typing import TypeVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,7 +25,7 @@ from benchmarks.__main__ import APART, BENCHMARKS, main
 from benchmarks.abuse import ABUSES
 from benchmarks.comparison import goal, interleaved
 from benchmarks.crowd import Tally
-from benchmarks.load import CONTENT, MESSAGE, Plan, Result, connect, drive, finish, masked_frame, message_frame
+from benchmarks.load import CONTENT, MESSAGE, Client, Plan, Result, connect, drive, finish, masked_frame, message_frame
 from benchmarks.options import Options
 from benchmarks.peers import CONSTANT, PEERS, PICOWS, QAWS, QAWS_INTERPRETED, Peer, available
 from benchmarks.peers.constant import GREETING, REPLY
@@ -31,7 +33,7 @@ from benchmarks.peers.work import PIECES, Service, Terms
 from benchmarks.processes import ROOT, ChildError
 from benchmarks.report import Goal, Spread, Target, at_least, at_most
 from benchmarks.watching import Sample, Slope, percentile
-from qaws_proto.wire.frames import Frames, TextReceived
+from qaws_proto.wire.frames import Frames, TextReceived, text_frame
 
 LIMIT = 3000  # messages a minute of one user
 TERMS = Terms(secret="a secret of this test, long enough for HS256", requests_per_minute=LIMIT)
@@ -187,6 +189,15 @@ def test_a_rate_is_kept_by_the_clock_whatever_is_answered() -> None:
     assert waits.count == 100  # as many as were due; who waits for answers would have sent one
     assert waits.highest >= (HELD - 1) / 398
     assert waits.middle >= 0.4 * HELD / 398
+
+
+def test_a_reply_is_read_whose_length_looks_like_a_brace() -> None:
+    payload = json.dumps({"content": "x" * 300})
+    payload += " " * (0x17B - len(payload))  # 379 bytes: the second byte of their number is that of `{`
+    client = Client(Mock(), Mock())
+    client.due = 1
+    client.data_received(text_frame(payload.encode()))
+    assert client.last_event() == {"content": "x" * 300}
 
 
 def test_a_wait_counts_from_when_its_message_was_due() -> None:
