@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
@@ -104,6 +105,9 @@ def _happen(seeds: range, config: WebSocketConfig | None, jobs: int) -> Iterator
     try:
         for done in as_completed([pool.submit(_batch, batch, config) for batch in batches]):
             yield from done.result()
+    except BrokenProcessPool:
+        time.sleep(1)  # where Ctrl-C has ended a process before this one has heard of it, it does now
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
